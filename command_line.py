@@ -1,0 +1,80 @@
+"""What the three command-line scripts share: running a step, reading flags, showing progress."""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Iterator
+
+from errors import InputError
+
+
+def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
+    """Parse the command line and call the step it names (set as `run`) with its flags.
+
+    Returns:
+      The exit status: 0, or 2 after the one line that a foreseen error is worth.
+    """
+    flags = vars(parser.parse_args(argv))
+    step, name = flags.pop("run"), flags.pop("step_name")
+    try:
+        step(**flags)
+    except InputError as error:
+        print(f"{parser.prog} {name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def add_step(steps, step, summary: str) -> argparse.ArgumentParser:
+    """Add the subcommand that calls the function `step`; its flags are the function's arguments."""
+    parser = steps.add_parser(
+        step.__name__, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=step, step_name=step.__name__)
+    return parser
+
+
+def decibels(text: str) -> float:
+    """Read a finite number of decibels from a flag."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number of dB, found {text}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """Read an integer of at least 1 from a flag."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Read a finite number above 0 from a flag."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def track(items: Iterable, total: int, what: str, log_lines: int = 10) -> Iterator:
+    """Yield the items, showing a progress bar on a terminal and about `log_lines` lines in a log file."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total, unit=f" {what}", leave=False)
+        return
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count * log_lines // total != (count - 1) * log_lines // total:
+            print(f"{what} {count}/{total}", flush=True)
+
+
+def say(text: str) -> None:
+    """Print a line at once, also while a progress bar is shown."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(text)
+    else:
+        print(text, flush=True)

@@ -1,0 +1,138 @@
+"""Files that are whole or absent: written under a temporary name, then renamed."""
+
+import contextlib
+import errno
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from errors import InputError, foreseen_disk_error, require_file
+
+if TYPE_CHECKING:
+    import h5py
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
+
+    The folder is made where it is missing. The temporary name depends on `path` alone, so that
+    what a killed run left is overwritten by the next.
+
+    Raises:
+      InputError: the disk is full, read-only or closed to us; nothing is left behind.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".tmp-{name}")
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        foreseen = foreseen_disk_error(error, path)
+        if foreseen is None:
+            raise
+        raise foreseen from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
+def write_bytes(path: str, content: bytes | bytearray) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_text(path: str, content: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_npz(path: str, **arrays: np.ndarray | float | str) -> None:
+    """Write named arrays, numbers and strings to an .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.ndarray]:
+    """Read some of the arrays of an .npz file; scalars come back as Python values.
+
+    Raises:
+      MissingFileError: no such file; `made_by` names the step to run.
+      InputError: the file is damaged or lacks a key.
+    """
+    require_file(path, made_by)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in keys}
+    except (zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged or not written by {made_by} ({error}); run {made_by} again") from error
+    return {key: value.item() if value.ndim == 0 else value for key, value in found.items()}
+
+
+@contextlib.contextmanager
+def new_hdf5(path: str, shapes: dict[str, tuple[int, ...]], attributes: dict) -> Iterator["h5py.File"]:
+    """Yield a new HDF5 file with empty float32 datasets to fill, renamed to `path` when the block succeeds.
+
+    The HDF5 library may crash the interpreter when the disk fills up while it writes. So the
+    file's few structures are made in memory, and the space of the whole file is reserved
+    (or found free, where the system cannot reserve) before the library sees the file.
+    """
+    import h5py
+
+    structures = io.BytesIO()
+    with h5py.File(structures, "w") as hdf5:
+        hdf5.attrs.update(attributes)
+        for name, shape in shapes.items():
+            hdf5.create_dataset(name, shape, dtype=np.float32)
+    n_bytes = structures.tell() + sum(4 * int(np.prod(shape)) for shape in shapes.values()) + 4096
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(structures.getvalue())
+            file.flush()
+            _reserve(file.fileno(), n_bytes)
+        with h5py.File(temporary, "r+") as hdf5:
+            yield hdf5
+
+
+def _reserve(descriptor: int, n_bytes: int) -> None:
+    """Reserve disk space for a file, so that a full disk is found before the file is filled."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, n_bytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    # macOS, and file systems that cannot reserve.
+    disk = os.fstatvfs(descriptor)
+    if disk.f_bavail * disk.f_frsize < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def open_hdf5(path: str, datasets: tuple[str, ...], made_by: str) -> Iterator["h5py.File"]:
+    """Yield an HDF5 file opened to read, after a look that it holds the named datasets.
+
+    Raises:
+      MissingFileError: no such file; `made_by` names the step to run.
+      InputError: the file is damaged, cut short, or lacks a dataset.
+    """
+    import h5py
+
+    require_file(path, made_by)
+    try:
+        hdf5 = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path} is damaged or no HDF5 file ({error}); run {made_by} again") from error
+    with hdf5:
+        missing = [name for name in datasets if name not in hdf5]
+        if missing:
+            raise InputError(f"{path} has no dataset {', '.join(missing)}; run {made_by} again")
+        yield hdf5
