@@ -1,0 +1,117 @@
+"""Signals and spectra as arrays: mixing, the short-time Fourier transform, context windows, statistics.
+
+Pure functions of arrays: no files, no printing. Arrays are time first.
+"""
+
+import numpy as np
+
+from config import log_epsilon
+
+
+def root_mean_square(audio: np.ndarray) -> float:
+    """Return the root mean square of (n_samples,) audio."""
+    return float(np.sqrt(np.mean(audio**2)))
+
+
+def mix_at_snr(
+    speech: np.ndarray, noise: np.ndarray, snr: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    """Mix speech and noise at a signal-to-noise ratio and scale the mixture to a peak of 1.
+
+    It is the *speech* that is scaled to reach the ratio, over the whole utterance:
+    20 lg(rms(speech) / rms(noise)) = snr. Then all three signals are multiplied by
+    alpha = 1 / max|mixture|.
+
+    Args:
+      speech, noise: (n_samples,) float, neither silent.
+      snr: signal-to-noise ratio in dB.
+    Returns:
+      mixture, speech, noise, each (n_samples,) and scaled such that mixture = speech + noise;
+      scaling_factor, what the speech was multiplied by before alpha; and alpha.
+    """
+    scaling_factor = 10 ** (snr / 20) * root_mean_square(noise) / root_mean_square(speech)
+    speech = scaling_factor * speech
+    mixture = speech + noise
+    alpha = 1 / float(np.max(np.abs(mixture)))
+    return alpha * mixture, alpha * speech, alpha * noise, scaling_factor, alpha
+
+
+def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
+    """Return the short-time Fourier transform of real audio, Hamming window, no padding.
+
+    Divided by the root energy of the window: white noise of unit variance has unit mean power in
+    each inner bin. Samples after the last whole frame are left out.
+
+    Args:
+      audio: (n_samples,) float.
+      n_window, n_overlap: length of a frame and what neighbours share, in samples.
+    Returns:
+      (n_frames, n_window // 2 + 1) complex.
+    Raises:
+      ValueError: audio is not 1-D, or shorter than one window.
+    """
+    if audio.ndim != 1 or len(audio) < n_window:
+        raise ValueError(f"audio must be 1-D with at least n_window={n_window} samples, got shape {audio.shape}")
+    window = np.hamming(n_window)
+    frames = np.lib.stride_tricks.sliding_window_view(audio, n_window)[:: n_window - n_overlap]
+    return np.fft.rfft(frames * window) / np.sqrt(np.sum(window**2))
+
+
+def pad_to_whole_frames(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
+    """Append the zeros that complete the last partial frame, so that `stft` covers every sample."""
+    n_hop = n_window - n_overlap
+    n_missing = -(len(audio) - n_window) % n_hop if len(audio) > n_window else n_window - len(audio)
+    return np.pad(audio, (0, n_missing))
+
+
+def log_magnitude(spectrum: np.ndarray) -> np.ndarray:
+    """Return ln(|spectrum| + 1e-8); of complex spectra or of magnitudes, any shape."""
+    return np.log(np.abs(spectrum) + log_epsilon)
+
+
+def context_windows(frames: np.ndarray, n_concat: int, n_hop: int) -> np.ndarray:
+    """Return windows of n_concat neighbouring frames, one centred on every n_hop-th frame.
+
+    Beyond the borders the first and the last frame are repeated.
+
+    Args:
+      frames: (n_frames, n_freq).
+      n_concat: frames in a window, odd.
+      n_hop: frames from one window to the next.
+    Returns:
+      (n_segs, n_concat, n_freq), a copy; n_segs = ceil(n_frames / n_hop).
+    """
+    n_side = (n_concat - 1) // 2
+    centres = np.arange(0, len(frames), n_hop)
+    neighbours = centres[:, None] + np.arange(-n_side, n_side + 1)
+    return frames[np.clip(neighbours, 0, len(frames) - 1)]
+
+
+class RunningStatistics:
+    """Mean and standard deviation of the columns of rows that arrive in chunks.
+
+    The moments of chunks are merged pairwise (Chan, Golub and LeVeque, 1983), in double precision;
+    memory is two rows, however many arrive.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0  # sum of squared deviations from the mean
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take in (n_rows, n_columns)."""
+        rows = rows.astype(np.float64)
+        mean = rows.mean(axis=0)
+        squares = np.square(rows - mean).sum(axis=0)
+        total = self.count + len(rows)
+        shift = mean - self.mean
+        self._squares = self._squares + squares + shift**2 * (self.count * len(rows) / total)
+        self.mean = self.mean + shift * (len(rows) / total)
+        self.count = total
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation (ddof 0) of each column, (n_columns,); 1 where it is 0."""
+        std = np.sqrt(self._squares / self.count)
+        return np.where(std == 0, 1.0, std)
