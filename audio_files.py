@@ -1,0 +1,229 @@
+"""Reading and writing waves: any format, sample rate and channel count in, 16 kHz mono out."""
+
+import io
+import os
+import re
+import unicodedata
+from collections import OrderedDict
+
+import numpy as np
+import soundfile
+
+from config import n_window, sample_rate
+from errors import InputError, MissingFileError, require_dir
+from safe_files import write_bytes
+
+AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
+_ENDLESS = 0x7FFFF000  # lengths from here on are what programs write that stream to a pipe
+
+
+def flat_name(relative_path: str) -> str:
+    """Return the name that a speech or noise file has in output names.
+
+    >>> flat_name("TRAIN/DR1/FCJF0/SA1.WAV")
+    'TRAIN_DR1_FCJF0_SA1'
+    """
+    return os.path.splitext(relative_path)[0].replace("/", "_")
+
+
+def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str]:
+    """Return the sorted names of the audio files in a folder and below it, as paths relative to it.
+
+    Hidden files (`.name`) are passed over; linked folders are followed.
+
+    Args:
+      folder: where to look.
+      what: "speech" or "noise", for messages.
+      list_path: a text file with one name per line; if given, only the files that it names.
+    Raises:
+      InputError: no folder, no audio in it, a name that is not UTF-8, or two files that would
+        share an output name.
+    """
+    require_dir(folder, f"{what} (.wav, .flac, .ogg)")
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [
+            os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+            for name in files
+            if name.lower().endswith(AUDIO_EXTENSIONS) and not name.startswith(".")
+        ]
+    if not names:
+        raise InputError(f"{folder} holds no .wav, .flac or .ogg file; put the {what} there")
+    for name in names:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise InputError(f"{folder}: the name {name!a} has control or undecodable characters; rename the file")
+    if list_path is not None:
+        names = _keep_listed(names, list_path, folder)
+    check_output_names([(flat_name(name), name) for name in sorted(names)], folder)
+    return sorted(names)
+
+
+def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
+    """Return the names that a list file names, and print which of its entries match no file."""
+    if not os.path.isfile(list_path):
+        raise MissingFileError(f"{list_path} is missing; expected a text file with one name per line")
+    with open(list_path, encoding="utf-8-sig") as lines:
+        listed = [line.split("\t")[0].strip() for line in lines]
+    listed = [name for name in listed if name and not name.startswith("#")]
+    spellings = {}
+    for name in names:
+        flat = name.replace("/", "_")
+        for spelling in (name, os.path.splitext(name)[0], flat, os.path.splitext(flat)[0]):
+            spellings.setdefault(spelling, []).append(name)
+    missing = [name for name in listed if name not in spellings]
+    kept = {name for entry in listed for name in spellings.get(entry, [])}
+    print(f"{list_path}: {len(listed) - len(missing)} of {len(listed)} names found in {folder}")
+    if missing:
+        print(f"{list_path}: missing in {folder}: {', '.join(missing)}")
+    if not kept:
+        raise InputError(f"{list_path} names none of the files in {folder}; expected one relative path per line")
+    return list(kept)
+
+
+def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
+    """Raise InputError if two inputs would share an output name.
+
+    Args:
+      outputs: pairs of (output name, input that it is made from).
+      where: the folder or file that the inputs come from.
+    """
+    taken = {}
+    for output, source in outputs:
+        other = taken.setdefault(output, source)
+        if other != source:
+            raise InputError(
+                f"{where}: {other} and {source} would share the output name {output}; rename or remove one of them"
+            )
+
+
+def audio_length(path: str) -> int:
+    """Return the length that a file will have at 16 kHz, in samples, from its header alone.
+
+    Raises:
+      InputError: the file is missing, unreadable, cut short or without samples.
+    """
+    info = _checked_header(path)
+    return _resampled_length(info.frames, info.samplerate)
+
+
+def read_audio(path: str) -> np.ndarray:
+    """Read a file as mono (mean of the channels) at 16 kHz.
+
+    Working set: the whole file, 8 bytes for each sample and channel.
+
+    Returns:
+      (n_samples,) float64; full scale is [-1, 1].
+    Raises:
+      InputError: the file is missing, unreadable, cut short, without samples, or holds NaN.
+    """
+    info = _checked_header(path)
+    try:
+        channels, rate = soundfile.read(path, dtype="float64", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise _unreadable(path, error) from error
+    if len(channels) != info.frames:
+        raise InputError(f"{path} is cut short: {info.frames} samples announced, {len(channels)} found; replace it")
+    if not np.isfinite(channels).all():
+        raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
+    audio = channels.mean(axis=1)
+    return audio if rate == sample_rate else _resample(audio, rate)
+
+
+def _resample(audio: np.ndarray, rate: int) -> np.ndarray:
+    """Resample (n_samples,) audio from `rate` to 16 kHz, as librosa.resample does by default."""
+    import soxr
+
+    resampled = soxr.resample(audio, rate, sample_rate, quality="HQ")
+    n_samples = _resampled_length(len(audio), rate)
+    return np.pad(resampled[:n_samples], (0, max(0, n_samples - len(resampled))))
+
+
+def _resampled_length(n_samples: int, rate: int) -> int:
+    """Return the length at 16 kHz of n_samples at `rate`, rounded up."""
+    return -(-n_samples * sample_rate // rate)
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    reason = str(error).split(": ", 1)[-1].strip() or "decoding failed"
+    return InputError(f"{path} is not readable as audio ({reason}); expected WAV, FLAC or OGG: replace or remove it")
+
+
+def _checked_header(path: str):
+    """Return soundfile's description of a file, after a look that the samples it announces are there."""
+    if not os.path.isfile(path):
+        raise MissingFileError(f"{path} is missing; check the speech and noise folders against the mixture CSV")
+    try:
+        info = soundfile.info(path, verbose=True)
+    except soundfile.SoundFileError as error:
+        raise _unreadable(path, error) from error
+    announced, found = _announced_length(path, info)
+    if found < announced:
+        raise InputError(f"{path} is cut short: {announced} announced, {found} found; replace or remove it")
+    if info.frames == 0:
+        raise InputError(f"{path} holds no samples; replace or remove it")
+    return info
+
+
+def _announced_length(path: str, info) -> tuple[int, int]:
+    """Return how long the header says that the samples are, and how long they are (bytes or samples).
+
+    libsndfile reads what there is of a RIFF or NIST SPHERE file that was cut short, and tells it
+    only in its log. Programs that write to a pipe announce the largest length there is.
+    """
+    log = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE)
+    if log and int(log[1]) < _ENDLESS:
+        return int(log[1]), int(log[2])
+    if info.format == "NIST":
+        with open(path, "rb") as file:
+            count = re.search(rb"sample_count -i (\d+)", file.read(1024))
+        if count:
+            return int(count[1]), info.frames
+    if re.search(r"^Ogg ?: (File ended|Last page lacks|Junk after)", info.extra_info, re.MULTILINE):
+        # OGG announces no length; all we know is that the end is missing.
+        return info.frames + 1, info.frames
+    return info.frames, info.frames
+
+
+def check_speech_length(n_samples: int, path: str) -> None:
+    """Raise InputError if speech is too short for one frame of the spectrogram."""
+    if n_samples < n_window:
+        raise InputError(
+            f"{path} is too short: expected at least one frame of {n_window} samples at {sample_rate} Hz, "
+            f"found {n_samples}; remove it"
+        )
+
+
+def write_wave(path: str, audio: np.ndarray) -> None:
+    """Write (n_samples,) audio as a 16 kHz mono WAV of 32-bit floats, which never clips.
+
+    Equal audio makes equal files: the time of writing that libsndfile puts into the PEAK chunk is set to 0.
+    """
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, sample_rate, format="WAV", subtype="FLOAT")
+    content = bytearray(buffer.getbuffer())
+    peak = content.find(b"PEAK", 0, 100)
+    if peak >= 0:
+        content[peak + 12 : peak + 16] = bytes(4)  # behind the chunk's name, size and version
+    write_bytes(path, content)
+
+
+class AudioCache:
+    """Reads audio files, keeping the ones used last: at most `max_bytes`, or one file if that is larger."""
+
+    def __init__(self, max_bytes: int = 64 * 2**20):
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._waves: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def read(self, path: str) -> np.ndarray:
+        """Return `read_audio(path)`; the array is shared, so do not write to it."""
+        if path in self._waves:
+            self._waves.move_to_end(path)
+            return self._waves[path]
+        audio = read_audio(path)
+        self._waves[path] = audio
+        self._n_bytes += audio.nbytes
+        while self._n_bytes > self._max_bytes and len(self._waves) > 1:
+            self._n_bytes -= self._waves.popitem(last=False)[1].nbytes
+        return audio

@@ -1,0 +1,161 @@
+"""The folders of a workspace and the mixture CSV: one function builds each path."""
+
+import csv
+import io
+import os
+from typing import NamedTuple
+
+from audio_files import check_output_names, flat_name
+from errors import InputError, require_file
+from safe_files import write_text
+
+CSV_COLUMNS = ["speech_name", "noise_name", "noise_onset", "noise_offset"]
+
+
+class Mixture(NamedTuple):
+    """One row of a mixture CSV: which speech, which part of which noise.
+
+    Names are paths relative to the speech and the noise folder; onset and offset count samples of
+    the noise at 16 kHz. A noise that ends before the offset is repeated.
+    """
+
+    speech_name: str
+    noise_name: str
+    noise_onset: int
+    noise_offset: int
+
+    @property
+    def name(self) -> str:
+        """The name of the mixture's files: SPEECH.NOISE."""
+        return f"{flat_name(self.speech_name)}.{flat_name(self.noise_name)}"
+
+
+def snr_name(snr: float) -> str:
+    """Return the folder name of a signal-to-noise ratio, exact to the last digit.
+
+    >>> snr_name(0.0), snr_name(-0.0), snr_name(2.5), snr_name(-5)
+    ('0db', '0db', '2.5db', '-5db')
+    """
+    return repr(float(snr) + 0.0).removesuffix(".0") + "db"
+
+
+def mixture_csv_path(workspace: str, data_type: str) -> str:
+    """Return the path of the list of mixtures of the train or test set."""
+    return os.path.join(workspace, "mixture_csvs", f"{data_type}.csv")
+
+
+def mixed_audio_path(workspace: str, data_type: str, snr: float, name: str) -> str:
+    """Return the path of a mixture's wave."""
+    return os.path.join(workspace, "mixed_audios", "spectrogram", data_type, snr_name(snr), f"{name}.wav")
+
+
+def features_path(workspace: str, data_type: str, snr: float, name: str) -> str:
+    """Return the path of a mixture's spectra."""
+    return os.path.join(workspace, "features", "spectrogram", data_type, snr_name(snr), f"{name}.npz")
+
+
+def packed_path(workspace: str, data_type: str, snr: float) -> str:
+    """Return the path of the context windows and targets of all mixtures."""
+    return os.path.join(workspace, "packed_features", "spectrogram", data_type, snr_name(snr), "data.h5")
+
+
+def scaler_path(workspace: str, data_type: str, snr: float) -> str:
+    """Return the path of the mean and standard deviation of each bin."""
+    return os.path.join(os.path.dirname(packed_path(workspace, data_type, snr)), "scaler.npz")
+
+
+def models_dir(workspace: str, tr_snr: float) -> str:
+    """Return the folder of the models trained at a signal-to-noise ratio."""
+    return os.path.join(workspace, "models", snr_name(tr_snr))
+
+
+def model_path(workspace: str, tr_snr: float, iteration: int) -> str:
+    """Return the path of the model saved after an iteration."""
+    return os.path.join(models_dir(workspace, tr_snr), f"md_{iteration}iters.keras")
+
+
+def training_stats_path(workspace: str, tr_snr: float) -> str:
+    """Return the path of the losses recorded during training."""
+    return os.path.join(workspace, "training_stats", snr_name(tr_snr), "stats.csv")
+
+
+def enhanced_path(workspace: str, te_snr: float, name: str) -> str:
+    """Return the path of an enhanced test wave."""
+    return os.path.join(workspace, "enh_wavs", "test", snr_name(te_snr), f"{name}.enh.wav")
+
+
+def scores_path(workspace: str, te_snr: float) -> str:
+    """Return the path of the scores of the test set."""
+    return os.path.join(workspace, "scores", "test", snr_name(te_snr), "scores.csv")
+
+
+def spectrogram_figure_path(workspace: str, te_snr: float, name: str) -> str:
+    """Return the path of the picture of a test file's spectrograms."""
+    return os.path.join(workspace, "figures", "test", snr_name(te_snr), f"{name}.png")
+
+
+def training_figure_path(workspace: str, tr_snr: float) -> str:
+    """Return the path of the picture of the losses during training."""
+    return os.path.join(workspace, "figures", f"training_stat_{snr_name(tr_snr)}.png")
+
+
+def csv_text(columns: list[str], rows: list, delimiter: str = ",") -> str:
+    """Return a header and rows as the text of a CSV file."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    return buffer.getvalue()
+
+
+def read_csv(path: str, columns: list[str], delimiter: str, made_by: str) -> list[tuple[str, list[str]]]:
+    """Read the rows of a CSV file that starts with a given header.
+
+    Returns:
+      Pairs of ("FILE row 3", for messages; the fields of the row). The header is row 1.
+    Raises:
+      InputError: no such file, no UTF-8, another header, a row with another number of fields.
+    """
+    require_file(path, made_by)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, delimiter=delimiter))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a UTF-8 CSV file ({error}); run {made_by} again") from error
+    if not lines or lines[0] != columns:
+        raise InputError(
+            f"{path}: expected the header {' '.join(columns)}, found {' '.join(lines[0] if lines else [])}"
+        )
+    rows = [(f"{path} row {number}", fields) for number, fields in enumerate(lines[1:], start=2) if fields]
+    for where, fields in rows:
+        if len(fields) != len(columns):
+            raise InputError(f"{where}: expected {len(columns)} fields, found {len(fields)}; mend or remove the row")
+    return rows
+
+
+def write_mixtures(path: str, mixtures: list[Mixture]) -> None:
+    """Write a mixture CSV (tab separated, with a header)."""
+    write_text(path, csv_text(CSV_COLUMNS, mixtures, delimiter="\t"))
+
+
+def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
+    """Read the mixture CSV of the train or test set, made by create_mixture_csv or by hand.
+
+    Raises:
+      InputError: missing, malformed or empty; a pair that stands in it twice; two pairs that would
+        share an output name.
+    """
+    path = mixture_csv_path(workspace, data_type)
+    mixtures, rows_of_pairs = [], {}
+    for where, (speech_name, noise_name, onset, offset) in read_csv(path, CSV_COLUMNS, "\t", "create_mixture_csv"):
+        if not (onset.isdecimal() and offset.isdecimal() and int(onset) < int(offset)):
+            raise InputError(f"{where}: expected integers 0 <= noise_onset < noise_offset, found {onset} and {offset}")
+        first = rows_of_pairs.setdefault((speech_name, noise_name), where)
+        if first != where:
+            raise InputError(f"{where}: {speech_name} with {noise_name} stands in {first} already; remove one")
+        mixtures.append(Mixture(speech_name, noise_name, int(onset), int(offset)))
+    if not mixtures:
+        raise InputError(f"{path} lists no mixture; run create_mixture_csv again")
+    check_output_names(
+        [(mixture.name, f"{mixture.speech_name} with {mixture.noise_name}") for mixture in mixtures], path
+    )
+    return mixtures
