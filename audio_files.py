@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import threading
 import unicodedata
 from collections import OrderedDict
 
@@ -14,7 +15,7 @@ from errors import InputError, MissingFileError, require_dir
 from safe_files import write_bytes
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
-_ENDLESS = 0x7FFFF000  # lengths from here on are what programs write that stream to a pipe
+_ENDLESS = 0x7FFFF000  # bytes or samples; lengths from here on are what programs announce that stream to a pipe
 
 
 def flat_name(relative_path: str) -> str:
@@ -29,7 +30,7 @@ def flat_name(relative_path: str) -> str:
 def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str]:
     """Return the sorted names of the audio files in a folder and below it, as paths relative to it.
 
-    Hidden files (`.name`) are passed over; linked folders are followed.
+    Hidden files (`.name`) are passed over; linked folders are followed, each folder once.
 
     Args:
       folder: where to look.
@@ -40,9 +41,11 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
         share an output name.
     """
     require_dir(folder, f"{what} (.wav, .flac, .ogg)")
-    names = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    names, seen = [], {os.path.realpath(folder)}
+    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and _is_new(os.path.join(parent, name), seen)
+        ]
         names += [
             os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
             for name in files
@@ -59,26 +62,49 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
     return sorted(names)
 
 
+def _cannot_list(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be listed ({error.strerror}); change its permissions") from error
+
+
+def _is_new(folder: str, seen: set[str]) -> bool:
+    """Remember a folder by what its links lead to; return whether it was not seen before."""
+    real = os.path.realpath(folder)
+    is_new = real not in seen
+    seen.add(real)
+    return is_new
+
+
 def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
     """Return the names that a list file names, and print which of its entries match no file."""
     if not os.path.isfile(list_path):
         raise MissingFileError(f"{list_path} is missing; expected a text file with one name per line")
-    with open(list_path, encoding="utf-8-sig") as lines:
-        listed = [line.split("\t")[0].strip() for line in lines]
+    try:
+        with open(list_path, encoding="utf-8-sig") as lines:
+            listed = [line.split("\t")[0].strip() for line in lines]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{list_path} is not a UTF-8 text file ({error}); save it as UTF-8") from error
     listed = [name for name in listed if name and not name.startswith("#")]
     spellings = {}
     for name in names:
         flat = name.replace("/", "_")
-        for spelling in (name, os.path.splitext(name)[0], flat, os.path.splitext(flat)[0]):
-            spellings.setdefault(spelling, []).append(name)
-    missing = [name for name in listed if name not in spellings]
-    kept = {name for entry in listed for name in spellings.get(entry, [])}
-    print(f"{list_path}: {len(listed) - len(missing)} of {len(listed)} names found in {folder}")
+        for spelling in {name, os.path.splitext(name)[0], flat, os.path.splitext(flat)[0]}:
+            spellings.setdefault(spelling.lower(), []).append(name)
+    found = {entry: spellings.get(entry.lower(), []) for entry in listed}
+    # Copies of a corpus differ in the case of letters; where both cases are there, the exact one counts.
+    kept = {name for entry, matches in found.items() for name in _exact(matches, entry) or matches}
+    missing = [entry for entry, matches in found.items() if not matches]
+    print(f"{list_path}: {len(found) - len(missing)} of {len(found)} names found in {folder}")
     if missing:
         print(f"{list_path}: missing in {folder}: {', '.join(missing)}")
     if not kept:
         raise InputError(f"{list_path} names none of the files in {folder}; expected one relative path per line")
     return list(kept)
+
+
+def _exact(names: list[str], entry: str) -> list[str]:
+    """Return the names that a list entry spells with the same case of letters."""
+    flat = entry.replace("/", "_")
+    return [name for name in names if name.replace("/", "_").startswith(flat)]
 
 
 def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
@@ -110,33 +136,39 @@ def audio_length(path: str) -> int:
 def read_audio(path: str) -> np.ndarray:
     """Read a file as mono (mean of the channels) at 16 kHz.
 
-    Working set: the whole file, 8 bytes for each sample and channel.
+    Other sample rates are resampled as librosa.resample does by default (soxr, high quality).
+
+    Working set: the result, 4 bytes for each sample, and a block of the file.
 
     Returns:
-      (n_samples,) float64; full scale is [-1, 1].
+      (n_samples,) float32; full scale is [-1, 1].
     Raises:
       InputError: the file is missing, unreadable, cut short, without samples, or holds NaN.
     """
     info = _checked_header(path)
+    resampler = None
+    if info.samplerate != sample_rate:
+        import soxr
+
+        resampler = soxr.ResampleStream(info.samplerate, sample_rate, 1, dtype="float64", quality="HQ")
+    audio = np.zeros(_resampled_length(info.frames, info.samplerate), np.float32)
+    n_read, end = 0, 0
     try:
-        channels, rate = soundfile.read(path, dtype="float64", always_2d=True)
+        for channels in soundfile.blocks(path, 2**16, dtype="float64", always_2d=True):
+            if not np.isfinite(channels).all():
+                raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
+            n_read += len(channels)
+            block = channels.mean(axis=1)
+            if resampler is not None:
+                block = resampler.resample_chunk(block, last=n_read == info.frames)
+            block = block[: len(audio) - end]
+            audio[end : end + len(block)] = block
+            end += len(block)
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
-    if len(channels) != info.frames:
-        raise InputError(f"{path} is cut short: {info.frames} samples announced, {len(channels)} found; replace it")
-    if not np.isfinite(channels).all():
-        raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
-    audio = channels.mean(axis=1)
-    return audio if rate == sample_rate else _resample(audio, rate)
-
-
-def _resample(audio: np.ndarray, rate: int) -> np.ndarray:
-    """Resample (n_samples,) audio from `rate` to 16 kHz, as librosa.resample does by default."""
-    import soxr
-
-    resampled = soxr.resample(audio, rate, sample_rate, quality="HQ")
-    n_samples = _resampled_length(len(audio), rate)
-    return np.pad(resampled[:n_samples], (0, max(0, n_samples - len(resampled))))
+    if n_read != info.frames:
+        raise InputError(f"{path} is cut short: {info.frames} samples announced, {n_read} found; replace or remove it")
+    return audio
 
 
 def _resampled_length(n_samples: int, rate: int) -> int:
@@ -146,7 +178,8 @@ def _resampled_length(n_samples: int, rate: int) -> int:
 
 def _unreadable(path: str, error: Exception) -> InputError:
     reason = str(error).split(": ", 1)[-1].strip() or "decoding failed"
-    return InputError(f"{path} is not readable as audio ({reason}); expected WAV, FLAC or OGG: replace or remove it")
+    expected = "expected WAV, uncompressed SPHERE, FLAC or OGG"
+    return InputError(f"{path} is not readable as audio ({reason}); {expected}: convert or remove it")
 
 
 def _checked_header(path: str):
@@ -157,6 +190,10 @@ def _checked_header(path: str):
         info = soundfile.info(path, verbose=True)
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
+    if info.frames >= _ENDLESS:  # a FLAC that was streamed
+        raise InputError(f"{path} does not say how long it is; encode it again")
+    if re.search(r"^Ogg ?: (File ended|Last page lacks|Junk after)", info.extra_info, re.MULTILINE):
+        raise InputError(f"{path} is cut short: its end is missing; replace or remove it")
     announced, found = _announced_length(path, info)
     if found < announced:
         raise InputError(f"{path} is cut short: {announced} announced, {found} found; replace or remove it")
@@ -179,9 +216,6 @@ def _announced_length(path: str, info) -> tuple[int, int]:
             count = re.search(rb"sample_count -i (\d+)", file.read(1024))
         if count:
             return int(count[1]), info.frames
-    if re.search(r"^Ogg ?: (File ended|Last page lacks|Junk after)", info.extra_info, re.MULTILINE):
-        # OGG announces no length; all we know is that the end is missing.
-        return info.frames + 1, info.frames
     return info.frames, info.frames
 
 
@@ -209,21 +243,28 @@ def write_wave(path: str, audio: np.ndarray) -> None:
 
 
 class AudioCache:
-    """Reads audio files, keeping the ones used last: at most `max_bytes`, or one file if that is larger."""
+    """Reads audio files, keeping the ones used last: at most `max_bytes`, or one file if that is larger.
+
+    Threads may share it.
+    """
 
     def __init__(self, max_bytes: int = 64 * 2**20):
         self._max_bytes = max_bytes
         self._n_bytes = 0
         self._waves: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
 
     def read(self, path: str) -> np.ndarray:
         """Return `read_audio(path)`; the array is shared, so do not write to it."""
-        if path in self._waves:
-            self._waves.move_to_end(path)
-            return self._waves[path]
+        with self._lock:
+            if path in self._waves:
+                self._waves.move_to_end(path)
+                return self._waves[path]
         audio = read_audio(path)
-        self._waves[path] = audio
-        self._n_bytes += audio.nbytes
-        while self._n_bytes > self._max_bytes and len(self._waves) > 1:
-            self._n_bytes -= self._waves.popitem(last=False)[1].nbytes
+        with self._lock:
+            if path not in self._waves:
+                self._waves[path] = audio
+                self._n_bytes += audio.nbytes
+            while self._n_bytes > self._max_bytes and len(self._waves) > 1:
+                self._n_bytes -= self._waves.popitem(last=False)[1].nbytes
         return audio

@@ -1,36 +1,69 @@
-"""Training batches from a data.h5 of any size, with a bounded buffer."""
+"""Training batches from data.h5 files of any size, with a bounded buffer."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from draws import held_out_speech
 from errors import InputError
-from safe_files import open_hdf5, read_npz
-from workspace import packed_path, scaler_path
+from network import Scaler
+from packed_files import open_packed_file
+from recipe import Recipe, data_settings
+from safe_files import read_npz
+from workspace import read_mixtures, scaler_path
 
 BLOCK_ROWS = 64  # neighbouring rows that are read together
 POOL_ROWS = 8192  # rows that are shuffled together: 66 MB with 7 frames of 257 bins
+Batch = tuple[list[np.ndarray], np.ndarray]  # the inputs of network.build_network, and the targets
 
 
 class PackedData:
-    """The packed features of one data set, scaled; read from disk part by part.
+    """The rows of one or several data.h5 files, read from disk part by part and scaled.
 
-    Attributes:
-      n_segs, n_concat, n_freq: the shape of x.
+    Args:
+      files: open HDF5 files with x and y.
+      ranges: for each, pairs (start, stop) of the rows that belong to this set.
+      n_concat: how many rows of a window are frames; statistics stand behind them.
+      scaler: of frames and statistics.
+      batch_size: rows in a batch.
     """
 
-    def __init__(self, hdf5, mean: np.ndarray, std: np.ndarray):
-        """Take an open HDF5 file with x and y, and the scaler, each (n_freq,)."""
-        self._x, self._y = hdf5["x"], hdf5["y"]
-        self._mean, self._std = mean.astype(np.float32), std.astype(np.float32)
-        self.n_segs, self.n_concat, self.n_freq = self._x.shape
+    def __init__(
+        self, files: list, ranges: list[list[tuple[int, int]]], n_concat: int, scaler: Scaler, batch_size: int
+    ):
+        self._files, self._n_concat, self._scaler, self._batch_size = files, n_concat, scaler, batch_size
+        self._ranges = [(index, *pair) for index, pairs in enumerate(ranges) for pair in pairs]
+        self.n_segs = sum(stop - start for _, start, stop in self._ranges)
 
-    def scale(self, log_magnitude: np.ndarray) -> np.ndarray:
-        """Subtract the mean of each bin and divide by its standard deviation."""
-        return (log_magnitude - self._mean) / self._std
+    def _blocks(self, n_rows: int) -> list[tuple[int, slice]]:
+        """Cut the set into blocks of at most n_rows rows: pairs of (file, rows)."""
+        return [
+            (index, slice(begin, min(begin + n_rows, stop)))
+            for index, start, stop in self._ranges
+            for begin in range(start, stop, n_rows)
+        ]
 
-    def epoch(self, rng: np.random.Generator, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each row once, in shuffled batches of x (n, n_concat, n_freq) and y (n, n_freq).
+    def _batch(self, x: np.ndarray, y: np.ndarray) -> Batch:
+        """Scale rows and split them into what the network takes; y gets an axis of one frame."""
+        inputs = [self._scaler.frames(x[:, : self._n_concat])]
+        if x.shape[1] > self._n_concat:
+            inputs.append(self._scaler.statistics(x[:, None, self._n_concat :]))
+        return inputs, y[:, None]
+
+    def batches(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
+        per_epoch = -(-self.n_segs // self._batch_size)
+        epoch = first // per_epoch
+        skipped = first % per_epoch
+        while True:
+            for number, batch in enumerate(self.epoch(np.random.default_rng([seed, epoch]))):
+                if number >= skipped:
+                    yield batch
+            skipped = 0
+            epoch += 1
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield each row once, in shuffled batches; the last may be short.
 
         Blocks of 64 neighbouring rows (about 3 s of audio) are shuffled, then the rows of a pool
         of 8192 rows together. A set of up to 8192 rows is fully shuffled. In a larger one, a batch
@@ -39,75 +72,93 @@ class PackedData:
 
         Working set: the pool, 66 MB with 7 frames of 257 bins.
         """
-        starts = BLOCK_ROWS * rng.permutation(-(-self.n_segs // BLOCK_ROWS))
-        x, y = self._x[:0], self._y[:0]
-        for first in range(0, len(starts), POOL_ROWS // BLOCK_ROWS):
-            blocks = [slice(start, start + BLOCK_ROWS) for start in starts[first : first + POOL_ROWS // BLOCK_ROWS]]
-            x, y = append_blocks(x, self._x, blocks), append_blocks(y, self._y, blocks)
+        blocks = self._blocks(BLOCK_ROWS)
+        order = rng.permutation(len(blocks))
+        x, y = self._files[0]["x"][:0], self._files[0]["y"][:0]
+        for first in range(0, len(order), POOL_ROWS // BLOCK_ROWS):
+            chosen = [blocks[index] for index in order[first : first + POOL_ROWS // BLOCK_ROWS]]
+            x, y = self._append(x, "x", chosen), self._append(y, "y", chosen)
             rows = rng.permutation(len(x))
-            n_whole = len(rows) - len(rows) % batch_size
-            for start in range(0, n_whole, batch_size):
-                chosen = rows[start : start + batch_size]
-                yield self.scale(x[chosen]), self.scale(y[chosen])
+            n_whole = len(rows) - len(rows) % self._batch_size
+            for start in range(0, n_whole, self._batch_size):
+                batch = rows[start : start + self._batch_size]
+                yield self._batch(x[batch], y[batch])
             x, y = x[rows[n_whole:]], y[rows[n_whole:]]
         if len(x):
-            yield self.scale(x), self.scale(y)
+            yield self._batch(x, y)
 
-    def sample(self, batch_size: int, max_batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the same at most `max_batches` batches at each call, evenly spread over the data set."""
-        starts = np.arange(0, self.n_segs, batch_size)
-        if len(starts) > max_batches:
-            starts = starts[np.linspace(0, len(starts) - 1, max_batches).astype(int)]
-        for start in starts:
-            rows = slice(start, start + batch_size)
-            yield self.scale(self._x[rows]), self.scale(self._y[rows])
+    def _append(self, rows: np.ndarray, name: str, blocks: list[tuple[int, slice]]) -> np.ndarray:
+        """Return the rows followed by blocks of a dataset, read one by one: no second copy of the pool."""
+        n_rows = len(rows) + sum(block.stop - block.start for _, block in blocks)
+        pool = np.empty((n_rows, *rows.shape[1:]), np.float32)
+        pool[: len(rows)] = rows
+        end = len(rows)
+        for index, block in blocks:
+            begin, end = end, end + block.stop - block.start
+            pool[begin:end] = self._files[index][name][block]
+        return pool
 
-
-def append_blocks(rows: np.ndarray, dataset, blocks: list[slice]) -> np.ndarray:
-    """Return the rows followed by blocks of a dataset, read one by one: no second copy of the pool."""
-    n_rows = len(rows) + sum(len(range(*block.indices(len(dataset)))) for block in blocks)
-    pool = np.empty((n_rows, *dataset.shape[1:]), np.float32)
-    pool[: len(rows)] = rows
-    end = len(rows)
-    for block in blocks:
-        part = dataset[block]
-        pool[end : end + len(part)] = part
-        end += len(part)
-    return pool
+    def sample(self, max_batches: int) -> Iterator[Batch]:
+        """Yield the same at most `max_batches` batches at each call, evenly spread over the set."""
+        blocks = self._blocks(self._batch_size)
+        if len(blocks) > max_batches:
+            blocks = [blocks[index] for index in np.linspace(0, len(blocks) - 1, max_batches).astype(int)]
+        for index, block in blocks:
+            yield self._batch(self._files[index]["x"][block], self._files[index]["y"][block])
 
 
-def open_packed(stack, workspace: str, data_type: str, snr: float, scaler: dict) -> PackedData:
-    """Open data.h5 of a data set for as long as the contextlib.ExitStack `stack` lasts.
+# --- Opening the files of a workspace -----------------------------------------------------------
+
+
+def open_packed(stack, workspace: str, data_type: str, snrs: list[float]) -> list:
+    """Open the data.h5 of a data set at each SNR for as long as the contextlib.ExitStack `stack` lasts."""
+    return [stack.enter_context(open_packed_file(workspace, data_type, snr)) for snr in snrs]
+
+
+def check_same_recipe(files: list, recipe: Recipe, n_concat: int) -> None:
+    """Raise InputError unless all data.h5 were packed for this recipe and with n_concat frames."""
+    for file in files:
+        if file.attrs["n_concat"] != n_concat:
+            raise InputError(
+                f"{file.filename} has n_concat {file.attrs['n_concat']}, the training data {n_concat}; "
+                f"run pack_features with one --n_concat for all"
+            )
+        if file.attrs["recipe"] != data_settings(recipe):
+            raise InputError(f"{file.filename} was packed for another recipe; run pack_features with the same --recipe")
+
+
+def read_scaler(workspace: str, snrs: list[float], files: list) -> Scaler:
+    """Read the scaler of the training set.
 
     Raises:
-      InputError: the file is missing, damaged or empty.
+      InputError: it is missing, damaged, or of other data than these files.
     """
-    path = packed_path(workspace, data_type, snr)
-    hdf5 = stack.enter_context(open_hdf5(path, ("x", "y"), made_by=f"pack_features --data_type {data_type}"))
-    data = PackedData(hdf5, scaler["mean"], scaler["std"])
-    if data.n_segs == 0:
-        raise InputError(f"{path} holds no rows; run pack_features again")
-    return data
+    path = scaler_path(workspace, "train", snrs)
+    arrays = ("mean", "std", "statistics_mean", "statistics_std")
+    found = read_npz(path, (*arrays, "fingerprint"), made_by="compute_scaler --data_type train")
+    if found["fingerprint"] != " ".join(file.attrs["fingerprint"] for file in files):
+        raise InputError(f"{path} is of other data than data.h5 holds now; run compute_scaler again")
+    return Scaler(*(found[name] for name in arrays))
 
 
-def read_scaler(workspace: str, tr_snr: float) -> dict:
-    """Return the scaler of the training set: mean, std, and n_concat, n_hop, n_segs of the data it is of."""
-    keys = ("mean", "std", "n_concat", "n_hop", "n_segs")
-    return read_npz(scaler_path(workspace, "train", tr_snr), keys, made_by="compute_scaler --data_type train")
+def split_rows(workspace: str, files: list, fraction: float) -> tuple[list, list]:
+    """Split the rows of the training files into those to train on and those of held-out speech.
 
-
-def check_same_data(workspace: str, tr_snr: float, te_snr: float, scaler: dict, train: PackedData, test: PackedData):
-    """Raise InputError unless scaler, training and test set were made with the same settings."""
-    path = scaler_path(workspace, "train", tr_snr)
-    for name in ("n_concat", "n_segs"):
-        if scaler[name] != getattr(train, name):
-            found = getattr(train, name)
-            raise InputError(
-                f"{path} is of data with {name} {scaler[name]}, data.h5 has {found}; run compute_scaler again"
-            )
-    if train.n_concat != test.n_concat:
-        path = packed_path(workspace, "test", te_snr)
-        raise InputError(
-            f"{path} has n_concat {test.n_concat}, the training data {train.n_concat}; "
-            f"run pack_features with one --n_concat for both"
-        )
+    Returns:
+      Two lists with a list for each file: pairs (start, stop) of rows.
+    Raises:
+      InputError: the mixture CSV is not the one that the files were packed from.
+    """
+    if fraction == 0:
+        return [[(0, len(file["x"]))] for file in files], [[] for _ in files]
+    mixtures = read_mixtures(workspace, "train")
+    held_out = held_out_speech([mixture.speech_name for mixture in mixtures], fraction)
+    train, valid = [], []
+    for file in files:
+        if file.attrs["n_mixtures"] != len(mixtures):
+            raise InputError(f"{file.filename} was packed from another train.csv; run pack_features again")
+        starts = file["first_rows"][:].tolist()
+        pairs = list(zip(starts, [*starts[1:], len(file["x"])], mixtures, strict=True))
+        train.append([(start, stop) for start, stop, mixture in pairs if mixture.speech_name not in held_out])
+        valid.append([(start, stop) for start, stop, mixture in pairs if mixture.speech_name in held_out])
+    return train, valid

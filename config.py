@@ -1,6 +1,6 @@
 """The representation that all steps share, and the network of the reference implementation.
 
-What a run varies (SNR, context, learning rate, ...) is a flag of the command that uses it.
+What makes a model (inputs, network, loss, schedule) is a recipe in recipes/; what a run varies is a flag.
 """
 
 # Audio and its spectrogram; n_window and n_overlap count samples.
@@ -9,8 +9,5 @@ n_window = 512  # samples of a frame: 32 ms
 n_overlap = 256  # samples shared by neighbouring frames: a new frame every 16 ms
 log_epsilon = 1e-8  # added to a magnitude before its logarithm is taken
 
-# The network of [1] as the reference implementation has it.
-n_hidden_layers = 3
-n_hidden_units = 2048
-dropout = 0.2  # share of hidden units switched off at each training step
-loss = "mean_absolute_error"  # on scaled log magnitudes
+# What features, packed data and models say of themselves; a mismatch is an error.
+stft_settings = {"sample_rate": sample_rate, "n_window": n_window, "n_overlap": n_overlap, "log_epsilon": log_epsilon}

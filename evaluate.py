@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,15 +10,17 @@ import numpy as np
 
 from command_line import add_step, decibels, positive_int, run_step, say, track
 from config import n_window, sample_rate
-from errors import InputError, require_dir, require_file
+from errors import InputError, MissingFileError, require_dir, require_file
 from safe_files import write_text
 from workspace import (
     Mixture,
     csv_text,
     enhanced_path,
+    find_training,
     mixed_audio_path,
     read_csv,
     read_mixtures,
+    read_table,
     scores_path,
     snr_name,
     training_figure_path,
@@ -32,29 +35,36 @@ MAX_UNSCORABLE = 0.05  # share of files; more of them are an error
 
 
 def plot_training_stat(
-    workspace: str, tr_snr: float, bgn_iter: int = 0, fin_iter: int = 10001, interval_iter: int = 1000
+    workspace: str,
+    tr_snr: list[float] | None = None,
+    bgn_iter: int = 0,
+    fin_iter: int | None = None,
+    interval_iter: int = 1,
 ) -> None:
-    """Draw training and test loss against the iteration.
+    """Draw the losses against the iteration.
 
     Args:
       workspace: folder with training_stats/; the picture goes to figures/.
-      tr_snr: signal-to-noise ratio of the training mixtures in dB.
+      tr_snr: signal-to-noise ratios of the training in dB; None takes the only training there is.
       bgn_iter, fin_iter, interval_iter: the iterations range(bgn_iter, fin_iter, interval_iter);
-        fin_iter itself is left out.
+        fin_iter itself is left out; None draws to the end.
     Raises:
       InputError: no recorded iteration is among them.
     """
     from figures import save_training_curve
 
-    source = training_stats_path(workspace, tr_snr)
-    rows = read_csv(source, ["iteration", "tr_loss", "te_loss"], ",", made_by="train")
+    tr_name = find_training(workspace, tr_snr)
+    source = training_stats_path(workspace, tr_name)
+    columns, rows = read_table(source, ",", made_by="train")
     recorded = [[parse_number(field, where) for field in fields] for where, fields in rows]
+    fin_iter = fin_iter or 1 + int(max(row[0] for row in recorded))
     stats = [row for row in recorded if row[0] in range(bgn_iter, fin_iter, interval_iter)]
     if not stats:
         found = ", ".join(f"{row[0]:g}" for row in recorded) or "none"
         raise InputError(f"{source} has no iteration in range({bgn_iter}, {fin_iter}, {interval_iter}); it has {found}")
-    path = training_figure_path(workspace, tr_snr)
-    save_training_curve(path, *zip(*stats, strict=True))
+    path = training_figure_path(workspace, tr_name)
+    iterations, *losses = zip(*stats, strict=True)
+    save_training_curve(path, iterations, dict(zip(columns[1:], losses, strict=True)))
     print(f"{len(stats)} evaluations -> {path}")
 
 
@@ -89,12 +99,15 @@ def calculate_pesq(workspace: str, speech_dir: str, te_snr: float, pesq: str = "
     from scores import SCORE_COLUMNS, require_pesq
 
     program = require_pesq(pesq)
+    remove_leftovers(workspace, te_snr)
     require_dir(speech_dir, "the clean test speech")
     mixtures = read_mixtures(workspace, "test")
     jobs = [(mixture, signal) for mixture in mixtures for signal in SIGNALS]
     for mixture, signal in jobs:
         require_wave(workspace, te_snr, mixture, signal)
-        require_file(os.path.join(speech_dir, mixture.speech_name), "calculate_pesq with another --speech_dir")
+        reference = os.path.join(speech_dir, mixture.speech_name)
+        if not os.path.isfile(reference):
+            raise MissingFileError(f"{reference} is missing; check --speech_dir against the test mixture CSV")
     path = scores_path(workspace, te_snr)
     rows, n_failed = [], 0
     for (mixture, signal), (scores, problems) in zip(
@@ -108,7 +121,17 @@ def calculate_pesq(workspace: str, speech_dir: str, te_snr: float, pesq: str = "
     write_text(path, csv_text([*KEY_COLUMNS, *SCORE_COLUMNS], rows))
     print(f"{len(jobs)} waves scored -> {path}")
     if n_failed > MAX_UNSCORABLE * len(mixtures):
-        raise InputError(f"{path}: {n_failed} of {len(mixtures)} enhanced waves could not be scored; listen to them")
+        raise InputError(
+            f"{path}: {n_failed} of {len(mixtures)} enhanced waves could not be scored; see the lines above"
+        )
+
+
+def remove_leftovers(workspace: str, te_snr: float) -> None:
+    """Remove the folders that PESQ worked in when a scoring was killed."""
+    folder = os.path.dirname(scores_path(workspace, te_snr))
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if name.startswith(".tmp-pesq-"):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
 def signal_path(workspace: str, te_snr: float, mixture: Mixture, signal: str) -> str:
@@ -167,6 +190,9 @@ def score_wave(
         )
     n_samples = min(len(reference), len(degraded))  # resampled speech may be a sample longer or shorter
     reference, degraded = reference[:n_samples], degraded[:n_samples]
+    for path, audio in ((reference_path, reference), (degraded_path, degraded)):
+        if not audio.any():
+            return {}, [f"{path} is silent"]
     scores, problems = {}, []
     for measure in (
         lambda: pesq_scores(program, reference, degraded, folder),
@@ -251,10 +277,12 @@ def main(argv: list[str] | None = None) -> int:
     table = add_step(steps, get_stats, "print the table of PESQ scores")
     for step in (plot, score, table):
         step.add_argument("--workspace", required=True, help="folder of all intermediate files and results")
-    plot.add_argument("--tr_snr", type=decibels, required=True, help="SNR of the training mixtures in dB")
+    plot.add_argument(
+        "--tr_snr", type=decibels, nargs="+", help="SNRs of the training in dB; default: the only training there is"
+    )
     plot.add_argument("--bgn_iter", type=int, default=0, help="first iteration drawn")
-    plot.add_argument("--fin_iter", type=int, default=10001, help="iteration to stop before")
-    plot.add_argument("--interval_iter", type=positive_int, default=1000, help="iterations from one point to the next")
+    plot.add_argument("--fin_iter", type=int, help="iteration to stop before; default: after the last")
+    plot.add_argument("--interval_iter", type=positive_int, default=1, help="iterations from one point to the next")
     for step in (score, table):
         step.add_argument("--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB")
     score.add_argument("--speech_dir", required=True, help="folder of the clean test speech, any sample rate in Hz")

@@ -43,7 +43,7 @@ def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
     each inner bin. Samples after the last whole frame are left out.
 
     Args:
-      audio: (n_samples,) float.
+      audio: (n_samples,) float; single precision gives a single-precision spectrum.
       n_window, n_overlap: length of a frame and what neighbours share, in samples.
     Returns:
       (n_frames, n_window // 2 + 1) complex.
@@ -52,9 +52,9 @@ def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
     """
     if audio.ndim != 1 or len(audio) < n_window:
         raise ValueError(f"audio must be 1-D with at least n_window={n_window} samples, got shape {audio.shape}")
-    window = np.hamming(n_window)
+    window = np.hamming(n_window).astype(np.result_type(audio, np.float32))
     frames = np.lib.stride_tricks.sliding_window_view(audio, n_window)[:: n_window - n_overlap]
-    return np.fft.rfft(frames * window) / np.sqrt(np.sum(window**2))
+    return np.fft.rfft(frames * window) / np.sqrt(np.sum(window**2), dtype=window.dtype)
 
 
 def pad_to_whole_frames(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:

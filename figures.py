@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from config import n_overlap, n_window, sample_rate
+from config import log_epsilon, n_overlap, n_window, sample_rate
 from safe_files import write_bytes
 
 COLOUR_RANGE_DB = 80  # below the loudest point of the mixture
@@ -23,7 +23,7 @@ def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) 
 
     figure = Figure(figsize=(9, 2.6 * len(magnitudes)), layout="constrained")
     all_axes = figure.subplots(len(magnitudes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    levels = {name: 20 * np.log10(magnitude + 1e-8) for name, magnitude in magnitudes.items()}
+    levels = {name: 20 * np.log10(magnitude + log_epsilon) for name, magnitude in magnitudes.items()}
     top = float(np.max(next(iter(levels.values()))))
     seconds_per_frame = (n_window - n_overlap) / sample_rate
     for axes, (name, level) in zip(all_axes, levels.items(), strict=True):
@@ -41,17 +41,18 @@ def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) 
     _save(path, figure)
 
 
-def save_training_curve(path: str, iterations: list[int], tr_losses: list[float], te_losses: list[float]) -> None:
-    """Draw training and test loss against the iteration."""
+def save_training_curve(path: str, iterations: list[float], losses: dict[str, list[float]]) -> None:
+    """Draw losses, by name, against the iteration."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    labels = {"tr_loss": "training set", "te_loss": "test set", "valid_loss": "held-out training speakers"}
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(iterations, tr_losses, marker="o", markersize=3, label="training set")
-    axes.plot(iterations, te_losses, marker="o", markersize=3, label="test set")
+    for name, values in losses.items():
+        axes.plot(iterations, values, marker="o", markersize=3, label=labels.get(name, name))
     axes.set_xlabel("iteration")
-    axes.set_ylabel("mean absolute error of scaled log magnitude")
+    axes.set_ylabel("loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()

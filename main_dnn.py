@@ -1,128 +1,209 @@
-"""Train the network on packed features, and enhance the test mixtures with it."""
+"""Train the network on packed features or on mixtures made on the fly, and enhance the test mixtures with it."""
 
 import argparse
 import contextlib
+import dataclasses
 import os
-import time
 
 import numpy as np
 
-from command_line import add_step, decibels, positive_float, positive_int, run_step, say, track
-from config import log_epsilon, loss, n_overlap, n_window, sample_rate
+from command_line import add_step, decibels, fraction, natural, positive_float, positive_int, run_step, say, track
+from config import n_overlap, n_window
 from errors import InputError, require_file
 from workspace import (
     Mixture,
-    csv_text,
     enhanced_path,
     features_path,
+    find_training,
     mixed_audio_path,
     model_path,
     read_mixtures,
+    snr_name,
     spectrogram_figure_path,
-    training_stats_path,
 )
 
-STATS_COLUMNS = ["iteration", "tr_loss", "te_loss"]
-EVALUATION_BATCHES = 100  # at most so many batches of each set are evaluated
+EVALUATION_BATCHES = 100  # at most so many batches of each packed set are evaluated
+EVALUATION_BATCHES_ON_THE_FLY = 16  # they are made anew each time
+DECODED_MB = 256  # of waves kept decoded for mixing on the fly
 
 # --- train ------------------------------------------------------------------------------------
 
 
 def train(
     workspace: str,
-    tr_snr: float,
     te_snr: float,
-    lr: float = 1e-4,
-    n_iterations: int = 10000,
+    tr_snr: list[float] | None = None,
+    tr_snr_range: list[float] | None = None,
+    recipe: str = "original",
+    lr: float | None = None,
+    n_iterations: int | None = None,
+    batch_size: int | None = None,
     eval_every: int = 1000,
     save_every: int = 5000,
-    batch_size: int = 500,
+    keep: int | None = None,
     seed: int = 0,
+    valid_fraction: float = 0.0,
+    resume: bool = False,
+    on_the_fly: bool = False,
+    speech_dir: str | None = None,
+    noise_dir: str | None = None,
+    cache_mb: int = DECODED_MB,
 ) -> None:
-    """Train the network of config.py from random weights: mean absolute error, Adam.
+    """Train the network of a recipe from random weights, or go on with --resume.
 
     Writes models/{tr_snr}/md_{iteration}iters.keras and, at each evaluation,
-    training_stats/{tr_snr}/stats.csv. The last iteration is always evaluated and saved.
+    training_stats/{tr_snr}/stats.csv. The last iteration is always evaluated and saved. With
+    valid_fraction the model with the lowest loss on held-out training speech is models/{tr_snr}/md_best.keras.
 
-    Working set: the network with its optimizer, and a pool of shuffled rows (see batches.py).
+    Working set: the network with its optimizer, and a pool of shuffled rows (see batches.py) or, on
+    the fly, some blocks of mixtures (see on_the_fly.py) and the decoded waves.
 
     Args:
-      workspace: folder with the packed features and the scaler.
-      tr_snr, te_snr: signal-to-noise ratio of the training and the test mixtures in dB.
+      workspace: folder with the packed features and the scaler; on the fly with those of the test set.
+      te_snr: signal-to-noise ratio of the test mixtures in dB.
+      tr_snr: one or several signal-to-noise ratios of the training mixtures in dB.
+      tr_snr_range: two ends of a range to draw from, in dB; on the fly only.
+      recipe: name of a recipe, or a TOML file. None in the following takes it from there, as for the SNRs.
       lr: learning rate.
       n_iterations: training steps, one batch each.
+      batch_size: frames in a batch.
       eval_every, save_every: steps between evaluations and between saved models.
-      batch_size: context windows in a batch.
-      seed: of the first weights, dropout and the order of the batches.
+      keep: how many of the saved models to keep; None keeps all.
+      seed: of the first weights, dropout, the order of the batches and the draws on the fly.
+      valid_fraction: share of the training speakers that is held out.
+      resume: go on from the last saved state.
+      on_the_fly: make the training mixtures as they are needed, from speech_dir and noise_dir.
+      speech_dir, noise_dir: folders of training speech and noise, for on_the_fly.
+      cache_mb: MB of waves to keep decoded.
     Raises:
       InputError: data or scaler are missing, damaged or made with different settings.
     """
-    from batches import check_same_data, open_packed, read_scaler
-    from network import build_network, import_keras, save_model
+    from recipe import load_recipe
+    from training import Training, run_training
 
-    scaler = read_scaler(workspace, tr_snr)
+    chosen = load_recipe(recipe)
+    overrides = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size}
+    if tr_snr or tr_snr_range:
+        overrides |= {"snr_db": tr_snr or [], "snr_range_db": tr_snr_range or []}
+    chosen = with_training(chosen, {name: value for name, value in overrides.items() if value is not None})
+    if bool(chosen.training.snr_db) == bool(chosen.training.snr_range_db):
+        raise InputError(f"recipe {recipe}: expected SNRs or a range of them, found both or none; give --tr_snr")
+    tr_name = training_name(chosen)
     with contextlib.ExitStack() as stack:
-        train_set = open_packed(stack, workspace, "train", tr_snr, scaler)
-        test_set = open_packed(stack, workspace, "test", te_snr, scaler)
-        check_same_data(workspace, tr_snr, te_snr, scaler, train_set, test_set)
-        keras = import_keras()
-        print(f"train on {', '.join(keras.distribution.list_devices())}, Keras backend {keras.backend.backend()}")
-        model = build_network(train_set.n_concat, train_set.n_freq, seed)
-        model.compile(optimizer=keras.optimizers.Adam(lr), loss=loss)
-        stats = []
-        began = time.time()
-        batches = training_batches(train_set, batch_size, seed)
-        for iteration in track(range(n_iterations + 1), n_iterations + 1, "iterations", log_lines=0):
-            last = iteration == n_iterations
-            if iteration % eval_every == 0 or last:
-                stats.append(evaluate_model(keras, model, train_set, test_set, iteration, batch_size))
-                write_stats(training_stats_path(workspace, tr_snr), stats)
-            if iteration > 0 and (iteration % save_every == 0 or last):
-                path = model_path(workspace, tr_snr, iteration)
-                save_model(path, model, model_settings(train_set.n_concat, tr_snr, iteration, scaler))
-                say(f"Saved model to {path}")
-            if not last:
-                model.train_on_batch(*next(batches))
-        print(f"Training time: {time.time() - began:.1f} s")
+        if on_the_fly:
+            chosen, sets = on_the_fly_sets(
+                stack, workspace, te_snr, chosen, speech_dir, noise_dir, seed, valid_fraction, cache_mb
+            )
+        else:
+            chosen, sets = packed_sets(stack, workspace, te_snr, chosen, seed, valid_fraction)
+        say_device()
+        training = Training(workspace, tr_name, chosen, sets, seed)
+        if resume:
+            training.load_state()
+        run_training(training, eval_every, save_every, keep)
 
 
-def training_batches(train_set, batch_size: int, seed: int):
-    """Yield batches epoch after epoch, without end, in an order that the seed determines."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield from train_set.epoch(rng, batch_size)
+def with_training(recipe, overrides: dict):
+    """Return a recipe with some values of its section [training] replaced."""
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **overrides))
 
 
-def evaluate_model(keras, model, train_set, test_set, iteration: int, batch_size: int) -> list:
-    """Print the losses on (at most 100 batches of) the two sets; return a row of stats.csv."""
-    losses = [mean_loss(keras, model, data, batch_size) for data in (train_set, test_set)]
-    say(f"Iteration: {iteration}, tr_loss: {losses[0]:.6f}, te_loss: {losses[1]:.6f}")
-    return [iteration, *(f"{value:.6f}" for value in losses)]
+def with_n_concat(recipe, n_concat: int):
+    """Return a recipe with the n_concat that the packed features were made with."""
+    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, n_concat=n_concat))
 
 
-def mean_loss(keras, model, data, batch_size: int) -> float:
-    """Return the loss of the model, dropout off, averaged over the rows of the sampled batches."""
-    loss_function = keras.losses.get(loss)
-    total, n_rows = 0.0, 0
-    for x, y in data.sample(batch_size, EVALUATION_BATCHES):
-        of_rows = keras.ops.convert_to_numpy(loss_function(y, model.predict_on_batch(x)))  # (n_rows,)
-        total, n_rows = total + float(of_rows.sum()), n_rows + len(of_rows)
-    return total / n_rows
+def training_name(recipe) -> str:
+    """Return the name of the folders of a training: of its SNRs, or of the ends of their range."""
+    low_and_high = recipe.training.snr_range_db
+    return "to".join(map(snr_name, low_and_high)) if low_and_high else snr_name(*recipe.training.snr_db)
 
 
-def write_stats(path: str, stats: list[list]) -> None:
-    """Write the losses recorded so far."""
-    from safe_files import write_text
+def say_device() -> None:
+    """Print what the training runs on."""
+    from keras_backend import import_keras
 
-    write_text(path, csv_text(STATS_COLUMNS, stats))
+    keras = import_keras()
+    backend = keras.backend.backend()
+    if backend == "torch":  # Keras does not list PyTorch's devices
+        import torch
+
+        devices = ["gpu" if torch.cuda.is_available() else "cpu"]
+    else:
+        devices = keras.distribution.list_devices()
+    say(f"train on {', '.join(devices)}, Keras backend {backend}")
 
 
-def model_settings(n_concat: int, tr_snr: float, iteration: int, scaler: dict):
-    """Collect what inference needs to know beside the weights."""
-    from network import Settings
+def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_fraction: float):
+    """Open the packed training and test set; return the recipe, with their n_concat, and training.Sets."""
+    from batches import PackedData, check_same_recipe, open_packed, read_scaler, split_rows
+    from training import Sets
 
-    mean, std = scaler["mean"].tolist(), scaler["std"].tolist()
-    return Settings(sample_rate, n_window, n_overlap, log_epsilon, n_concat, float(tr_snr), iteration, mean, std)
+    snrs = recipe.training.snr_db
+    if not snrs or not np.isfinite(snrs).all():
+        raise InputError("packed features exist at single SNRs in dB; give --tr_snr, or train --on_the_fly")
+    files = open_packed(stack, workspace, "train", snrs)
+    n_concat = int(files[0].attrs["n_concat"])
+    scaler = read_scaler(workspace, snrs, files)
+    test_files = open_packed(stack, workspace, "test", [te_snr])
+    check_same_recipe([*files, *test_files], recipe, n_concat)
+    recipe = with_n_concat(recipe, n_concat)
+    train_rows, valid_rows = split_rows(workspace, files, valid_fraction)
+    whole_test = [[(0, len(test_files[0]["x"]))]]
+    n_freq = files[0]["x"].shape[-1]
+
+    def packed(some_files: list, rows: list) -> PackedData:
+        return PackedData(some_files, rows, n_concat, scaler, recipe.training.batch_size)
+
+    train_set = packed(files, train_rows)
+    sampled = {"tr_loss": train_set, "te_loss": packed(test_files, whole_test)}
+    if valid_fraction > 0:
+        sampled["valid_loss"] = packed(files, valid_rows)
+    samples = {name: (lambda data=data: data.sample(EVALUATION_BATCHES)) for name, data in sampled.items()}
+    return recipe, Sets(lambda first: train_set.batches(seed, first), samples, scaler, n_freq)
+
+
+def on_the_fly_sets(
+    stack, workspace: str, te_snr: float, recipe, speech_dir, noise_dir, seed: int, valid_fraction: float, cache_mb: int
+):
+    """Set up streams of training mixtures and the packed test set; return the recipe and training.Sets."""
+    from audio_files import AudioCache, list_audio
+    from batches import PackedData, check_same_recipe, open_packed
+    from draws import held_out_speech
+    from on_the_fly import MixtureStream, Snrs
+    from training import Sets
+
+    if not speech_dir or not noise_dir:
+        raise InputError("--on_the_fly needs --speech_dir and --noise_dir, folders of training speech and noise")
+    test_files = open_packed(stack, workspace, "test", [te_snr])
+    recipe = with_n_concat(recipe, int(test_files[0].attrs["n_concat"]))
+    check_same_recipe(test_files, recipe, recipe.input.n_concat)
+    speech_names, noise_names = list_audio(speech_dir, "speech"), list_audio(noise_dir, "noise")
+    held_out = held_out_speech(speech_names, valid_fraction)
+    noise_paths = [os.path.join(noise_dir, name) for name in noise_names]
+    snrs, cache = Snrs(tuple(recipe.training.snr_db), *recipe.training.snr_range_db), AudioCache(cache_mb * 2**20)
+
+    def stream(names: list[str], number: int) -> MixtureStream:
+        speech_paths = [os.path.join(speech_dir, name) for name in names]
+        return MixtureStream(speech_paths, noise_paths, recipe, snrs, [seed, number], cache)
+
+    trained_on = [name for name in speech_names if name not in held_out]
+    train_stream = stream(trained_on, 0)
+    scaler = train_stream.compute_scaler()
+    sampled = {"tr_loss": stream(trained_on, 1)}
+    if held_out:
+        sampled["valid_loss"] = stream(sorted(held_out), 2)
+    for other in sampled.values():
+        other.scaler = scaler
+    test_set = PackedData(
+        test_files, [[(0, len(test_files[0]["x"]))]], recipe.input.n_concat, scaler, recipe.training.batch_size
+    )
+    samples = {
+        name: (lambda other=other: other.sample(EVALUATION_BATCHES_ON_THE_FLY)) for name, other in sampled.items()
+    }
+    samples["te_loss"] = lambda: test_set.sample(EVALUATION_BATCHES)
+    samples = {name: samples[name] for name in ("tr_loss", "te_loss", "valid_loss") if name in samples}
+    return recipe, Sets(train_stream.batches, samples, scaler, test_files[0]["x"].shape[-1])
 
 
 # --- inference --------------------------------------------------------------------------------
@@ -130,9 +211,9 @@ def model_settings(n_concat: int, tr_snr: float, iteration: int, scaler: dict):
 
 def inference(
     workspace: str,
-    tr_snr: float,
     te_snr: float,
-    iteration: int,
+    iteration: int | str,
+    tr_snr: list[float] | None = None,
     n_concat: int | None = None,
     visualize: bool = False,
 ) -> None:
@@ -144,27 +225,28 @@ def inference(
 
     Args:
       workspace: folder with the model, the test mixture CSV and the mixed waves.
-      tr_snr, te_snr: signal-to-noise ratio that the model was trained at, and of the test mixtures, in dB.
-      iteration: which of the saved models.
+      te_snr: signal-to-noise ratio of the test mixtures in dB.
+      iteration: which of the saved models, or "best".
+      tr_snr: signal-to-noise ratios that the model was trained at, in dB; None takes the only training there is.
       n_concat: frames in the model's window, as a check; None takes it from the model.
       visualize: also draw the spectrograms of each file under figures/.
     Raises:
       InputError: a file is missing or damaged, or n_concat is not the model's.
     """
     from audio_files import read_audio, write_wave
+    from mixture_features import check_features
     from network import load_model
 
     mixtures = read_mixtures(workspace, "test")
     for mixture in mixtures:
         require_file(mixed_audio_path(workspace, "test", te_snr, mixture.name), "calculate_mixture_features")
-        if visualize:
-            require_file(features_path(workspace, "test", te_snr, mixture.name), "calculate_mixture_features")
-    path = model_path(workspace, tr_snr, iteration)
+        if visualize or os.path.isfile(features_path(workspace, "test", te_snr, mixture.name)):
+            check_features(workspace, "test", te_snr, mixture)
+    path = model_path(workspace, find_training(workspace, tr_snr), iteration)
     model, settings = load_model(path)
-    if n_concat not in (None, settings.n_concat):
-        raise InputError(
-            f"{path} was trained with n_concat {settings.n_concat}, found --n_concat {n_concat}; leave it out"
-        )
+    trained = settings.recipe.input.n_concat
+    if n_concat not in (None, trained):
+        raise InputError(f"{path} was trained with n_concat {trained}, found --n_concat {n_concat}; leave it out")
     for mixture in track(mixtures, len(mixtures), "mixtures"):
         mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
         enhanced = enhance_audio(model, settings, mixed)
@@ -181,12 +263,12 @@ def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
 
     The last partial frame is completed with zeros, so no sample is lost.
     """
-    from features import log_magnitude, pad_to_whole_frames, stft
-    from network import predict_log_magnitude
+    from features import pad_to_whole_frames, stft
+    from network import estimate_magnitude
     from spectrogram_to_wave import recover_wav
 
     mixture_stft = stft(pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
-    magnitude = np.exp(predict_log_magnitude(model, settings, log_magnitude(mixture_stft)))
+    magnitude = estimate_magnitude(model, settings, mixture_stft)
     wave = recover_wav(magnitude, mixture_stft, n_overlap, np.hamming, len(mixed))
     return wave * np.sqrt(np.sum(np.hamming(n_window) ** 2))  # stft divided by it
 
@@ -195,7 +277,7 @@ def draw_spectrograms(workspace: str, te_snr: float, mixture: Mixture, mixed: np
     """Draw mixture, clean and enhanced spectrogram of a test file."""
     from features import stft
     from figures import save_spectrograms
-    from prepare_data import read_features
+    from mixture_features import read_features
 
     _, speech_magnitude = read_features(workspace, "test", te_snr, mixture)
     magnitudes = {
@@ -214,24 +296,59 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
-    training = add_step(steps, train, "train the network from random weights")
+    training = add_step(steps, train, "train a network from random weights, or go on with --resume")
     enhancing = add_step(steps, inference, "enhance the test mixtures with a trained model")
     for step in (training, enhancing):
         step.add_argument("--workspace", required=True, help="folder of all intermediate files and results")
-        step.add_argument("--tr_snr", type=decibels, required=True, help="SNR of the training mixtures in dB")
         step.add_argument("--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB")
-    training.add_argument("--lr", type=positive_float, default=1e-4, help="learning rate of Adam, per iteration")
-    training.add_argument("--n_iterations", type=positive_int, default=10000, help="training steps, one batch each")
-    training.add_argument("--eval_every", type=positive_int, default=1000, help="iterations between evaluations")
-    training.add_argument("--save_every", type=positive_int, default=5000, help="iterations between saved models")
-    training.add_argument("--batch_size", type=positive_int, default=500, help="context windows in a batch")
-    training.add_argument("--seed", type=int, default=0, help="of the first weights, dropout and the order of batches")
-    enhancing.add_argument("--iteration", type=int, required=True, help="which saved model: the iterations it trained")
+    add_training_flags(training)
+    enhancing.add_argument(
+        "--tr_snr",
+        type=decibels,
+        nargs="+",
+        help="SNRs of the model's training in dB; default: the only training there is",
+    )
+    enhancing.add_argument(
+        "--iteration", type=iteration_or_best, required=True, help="which saved model: iterations it trained, or best"
+    )
     enhancing.add_argument(
         "--n_concat", type=int, help="frames in the model's window, as a check; default: the model's"
     )
     enhancing.add_argument("--visualize", action="store_true", help="draw the spectrograms of each file to PNG files")
     return run_step(parser, argv)
+
+
+def add_training_flags(training: argparse.ArgumentParser) -> None:
+    """Add the flags of train that inference does not have."""
+    add = training.add_argument
+    add("--recipe", default="original", help="name of a recipe in recipes/, or a TOML file")
+    add("--tr_snr", type=decibels, nargs="+", help="SNRs of the training mixtures in dB; default: the recipe's")
+    add("--tr_snr_range", type=decibels, nargs=2, help="draw the SNR from LOW to HIGH dB instead; on the fly only")
+    add("--lr", type=positive_float, help="learning rate of Adam, per iteration; default: the recipe's")
+    add("--n_iterations", type=positive_int, help="training steps, one batch each; default: the recipe's")
+    add("--batch_size", type=positive_int, help="frames in a batch; default: the recipe's")
+    add("--eval_every", type=positive_int, default=1000, help="iterations between evaluations")
+    add("--save_every", type=positive_int, default=5000, help="iterations between saved models")
+    add("--keep", type=positive_int, help="how many of the saved models to keep; default: all")
+    add(
+        "--seed",
+        type=natural,
+        default=0,
+        help="of the first weights, dropout, the order of batches and draws on the fly",
+    )
+    add(
+        "--valid_fraction", type=fraction, default=0.0, help="share of the training speakers held out for md_best.keras"
+    )
+    add("--resume", action="store_true", help="go on from the last saved state")
+    add("--on_the_fly", action="store_true", help="make the training mixtures as they are needed, of the two folders:")
+    add("--speech_dir", help="folder of training speech, for --on_the_fly")
+    add("--noise_dir", help="folder of training noise, for --on_the_fly")
+    add("--cache_mb", type=positive_int, default=DECODED_MB, help="MB of waves to keep decoded, for --on_the_fly")
+
+
+def iteration_or_best(text: str) -> int | str:
+    """Read the flag --iteration."""
+    return text if text == "best" else int(text)
 
 
 if __name__ == "__main__":

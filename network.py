@@ -1,45 +1,48 @@
-"""The regression network: building it, its file with all that inference needs, running it on frames."""
+"""The network of a recipe: building it, its file with all that inference needs, running it on frames."""
 
+import dataclasses
 import json
 import os
 import re
-import sys
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-import config
+from config import stft_settings
 from errors import InputError, MissingFileError
+from features import log_magnitude
+from keras_backend import import_keras
+from network_input import frames_and_statistics
+from recipe import Recipe, recipe_from_dict
 from safe_files import replacing
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
-FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio, 8 MB of context windows
+FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
 
 
-def import_keras():
-    """Import Keras without what TensorFlow writes to standard error as it starts.
+@dataclass
+class Scaler:
+    """Mean and standard deviation of what the network sees.
 
-    Who sets TF_CPP_MIN_LOG_LEVEL (0 for everything) sees it.
+    Attributes:
+      mean, std: of each bin of the frames, (n_freq,).
+      statistics_mean, statistics_std: of each bin of each statistic, (n_statistics, n_freq).
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        import keras
 
-        return keras
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import keras
+    mean: np.ndarray
+    std: np.ndarray
+    statistics_mean: np.ndarray
+    statistics_std: np.ndarray
 
-        keras.random.uniform((1,))  # the backend reports its devices when it first computes
-    finally:
-        os.dup2(standard_error, 2)
-        os.close(standard_error)
-        del os.environ["TF_CPP_MIN_LOG_LEVEL"]
-    return keras
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        """Scale (..., n_freq) frames, to float32."""
+        return ((frames - self.mean.astype(np.float32)) / self.std.astype(np.float32)).astype(np.float32, copy=False)
+
+    def statistics(self, statistics: np.ndarray) -> np.ndarray:
+        """Scale (..., n_statistics, n_freq) statistics, to (..., n_statistics * n_freq) float32."""
+        mean, std = self.statistics_mean.astype(np.float32), self.statistics_std.astype(np.float32)
+        return ((statistics - mean) / std).astype(np.float32, copy=False).reshape(*statistics.shape[:-2], -1)
 
 
 @dataclass
@@ -50,53 +53,76 @@ class Settings:
       sample_rate: in Hz.
       n_window, n_overlap: of the STFT, in samples.
       log_epsilon: added to magnitudes before the logarithm.
-      n_concat: frames in the input window.
-      tr_snr: signal-to-noise ratio of the training mixtures in dB.
+      snr: of the training mixtures, as in the name of the models' folder.
       iteration: training steps taken.
-      mean, std: of each frequency bin of the training mixtures' log magnitude, n_freq numbers.
+      recipe: the recipe the model was made with.
+      scaler: of what the network sees.
+      gv_beta: factor that equalises the variance of the estimates, [1] equation 10; 1 where it is not used.
     """
 
     sample_rate: int
     n_window: int
     n_overlap: int
     log_epsilon: float
-    n_concat: int
-    tr_snr: float
+    snr: str
     iteration: int
-    mean: list[float]
-    std: list[float]
+    recipe: Recipe
+    scaler: Scaler
+    gv_beta: float = 1.0
 
 
-def build_network(n_concat: int, n_freq: int, seed: int):
-    """Build the network of [1] as the reference implementation has it, with random weights.
+def build_network(recipe: Recipe, n_freq: int, seed: int):
+    """Build the network of a recipe with random weights.
 
-    Flatten, hidden layers of rectified linear units with dropout, a linear output: the scaled log
-    magnitude of the centre frame.
+    It slides over frames: with n_concat frames it makes one answer, with n more frames n more
+    answers. Each is that of hidden layers on the window of n_concat frames, flattened, and the
+    statistics behind it; so a run of frames needs no n_concat-fold copy.
 
     Args:
-      n_concat: frames in a window.
+      recipe: sections [input], [network] and [target].
       n_freq: frequency bins of a frame.
       seed: of the first weights and of dropout.
     Returns:
-      keras.Model from (n_segs, n_concat, n_freq) to (n_segs, n_freq).
+      keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
+      statistics (n_segs, n, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of n_freq
+      side by side for "log_magnitude_and_mask".
     """
-    keras = import_keras()
-    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * config.n_hidden_layers + 1).tolist())
-    layers = [keras.Input((n_concat, n_freq)), keras.layers.Flatten()]
-    for _ in range(config.n_hidden_layers):
-        first_weights = keras.initializers.GlorotUniform(seed=next(seeds))
-        layers.append(keras.layers.Dense(config.n_hidden_units, activation="relu", kernel_initializer=first_weights))
-        layers.append(keras.layers.Dropout(config.dropout, seed=next(seeds)))
-    layers.append(keras.layers.Dense(n_freq, kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds))))
-    return keras.Sequential(layers)
+    layers = import_keras().layers
+    glorot = import_keras().initializers.GlorotUniform
+    settings, n_concat = recipe.network, recipe.input.n_concat
+    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * settings.hidden_layers + 4).tolist())
+    frames = layers.Input((None, n_freq), name="frames")
+    inputs = [frames]
+    rows = [layers.Cropping1D((i, n_concat - 1 - i))(frames) for i in range(n_concat)]
+    if recipe.input.n_statistics:
+        inputs.append(layers.Input((None, recipe.input.n_statistics * n_freq), name="statistics"))
+        rows.append(inputs[1])
+    hidden = layers.Concatenate()(rows) if len(rows) > 1 else rows[0]
+    if settings.input_dropout > 0:
+        hidden = layers.Dropout(settings.input_dropout, seed=next(seeds))(hidden)
+    for _ in range(settings.hidden_layers):
+        hidden = layers.Dense(settings.hidden_units, kernel_initializer=glorot(seed=next(seeds)))(hidden)
+        if settings.layer_normalization:
+            hidden = layers.LayerNormalization()(hidden)
+        hidden = layers.Activation(settings.activation)(hidden)
+        if settings.dropout > 0:
+            hidden = layers.Dropout(settings.dropout, seed=next(seeds))(hidden)
+    answers = []
+    if recipe.target.output != "mask":
+        answers.append(layers.Dense(n_freq, kernel_initializer=glorot(seed=next(seeds)))(hidden))
+    if recipe.target.output != "log_magnitude":
+        answers.append(layers.Dense(n_freq, activation="sigmoid", kernel_initializer=glorot(seed=next(seeds)))(hidden))
+    return import_keras().Model(inputs, layers.Concatenate()(answers) if len(answers) > 1 else answers[0])
 
 
 def save_model(path: str, model, settings: Settings) -> None:
     """Save a model without its optimizer as a .keras file, with the settings as one JSON member of the archive."""
+    content = dataclasses.asdict(settings)
+    content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
     with replacing(path) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(SETTINGS_MEMBER, json.dumps(asdict(settings), indent=1))
+            archive.writestr(SETTINGS_MEMBER, json.dumps(content, indent=1))
 
 
 def load_model(path: str):
@@ -112,14 +138,24 @@ def load_model(path: str):
         raise MissingFileError(f"{path} is missing; {_saved_iterations(os.path.dirname(path))}")
     try:
         with zipfile.ZipFile(path) as archive:
-            settings = Settings(**json.loads(archive.read(SETTINGS_MEMBER)))
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+            damaged = archive.testzip()
+            if damaged:
+                raise InputError(f"{path} is damaged at {damaged}; train it again")
+            content = json.loads(archive.read(SETTINGS_MEMBER))
+        content["scaler"] = Scaler(**{name: np.array(value) for name, value in content["scaler"].items()})
+        content["recipe"] = recipe_from_dict(content["recipe"], path)
+        settings = Settings(**content)
+    except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged or not a model of this program ({error}); train it again") from error
-    for name in ("sample_rate", "n_window", "n_overlap", "log_epsilon"):
-        ours, its = getattr(config, name), getattr(settings, name)
+    for name, ours in stft_settings.items():
+        its = getattr(settings, name)
         if ours != its:
             raise InputError(f"{path} was trained with {name} {its}, config.py has {ours}; make them equal")
-    return import_keras().models.load_model(path, compile=False, safe_mode=True), settings
+    keras = import_keras()
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True), settings
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is refused by Keras ({str(error).splitlines()[0]}); train it again") from error
 
 
 def _saved_iterations(folder: str) -> str:
@@ -129,26 +165,54 @@ def _saved_iterations(folder: str) -> str:
     return f"--iteration can be {', '.join(map(str, saved))}" if saved else "run train first"
 
 
-def predict_log_magnitude(model, settings: Settings, mixture_log: np.ndarray) -> np.ndarray:
-    """Estimate the log magnitude of the clean speech, frame by frame.
+def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    """Run the network on all frames of a recording.
 
-    Working set: the windows of FRAMES_AT_ONCE frames.
+    Beyond the borders the first and the last frame are repeated. The frames run through the network
+    in parts, the last one filled up so that few different shapes occur.
+
+    Working set: FRAMES_AT_ONCE frames in the network.
 
     Args:
       model, settings: as load_model returns them.
-      mixture_log: (n_frames, n_freq) log magnitude of the mixture.
+      frames, statistics: as network_input.frames_and_statistics returns them.
+    Returns:
+      (n_frames, n_answers).
+    """
+    n_side = (settings.recipe.input.n_concat - 1) // 2
+    parts = []
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        n_part = min(FRAMES_AT_ONCE, len(frames) - start)
+        rows = np.arange(start, start - (-n_part // 128) * 128)  # a whole number of 128 frames
+        around = np.clip(np.arange(rows[0] - n_side, rows[-1] + n_side + 1), 0, len(frames) - 1)
+        inputs = [settings.scaler.frames(frames[around])[None]]
+        if settings.recipe.input.n_statistics:
+            inputs.append(settings.scaler.statistics(statistics[np.minimum(rows, len(frames) - 1)])[None])
+        parts.append(np.asarray(model.predict_on_batch(inputs))[0, :n_part])
+    return np.concatenate(parts)
+
+
+def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:
+    """Estimate the magnitude spectrum of the clean speech in a mixture.
+
+    The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
+    scaled estimate by beta, [1]; where the network also answers a mask, noisy magnitude, estimate
+    or the mean of the two logarithms are taken, as the mask says, [3].
+
+    Args:
+      model, settings: as load_model returns them.
+      mixture_stft: (n_frames, n_freq) complex.
     Returns:
       (n_frames, n_freq).
     """
-    from features import context_windows
-
-    n_side = (settings.n_concat - 1) // 2
-    mean, std = np.array(settings.mean, np.float32), np.array(settings.std, np.float32)
-    scaled = (mixture_log.astype(np.float32) - mean) / std
-    padded = np.pad(scaled, ((n_side, n_side), (0, 0)), mode="edge")
-    estimates = []
-    for start in range(0, len(scaled), FRAMES_AT_ONCE):
-        part = padded[start : start + FRAMES_AT_ONCE + 2 * n_side]
-        windows = context_windows(part, settings.n_concat, 1)[n_side : len(part) - n_side]
-        estimates.append(model.predict_on_batch(windows))
-    return np.concatenate(estimates) * std + mean
+    recipe, scaler = settings.recipe, settings.scaler
+    answer = answers(model, settings, *frames_and_statistics(mixture_stft, recipe.input))
+    if recipe.target.output == "mask":
+        return answer * np.abs(mixture_stft)
+    n_freq = mixture_stft.shape[1]
+    estimate = settings.gv_beta * answer[:, :n_freq] * scaler.std + scaler.mean
+    if recipe.target.output == "log_magnitude_and_mask":
+        mask, noisy = answer[:, n_freq:], log_magnitude(mixture_stft)
+        between = np.where(mask <= recipe.postprocessing.keep_estimate_below, estimate, (noisy + estimate) / 2)
+        estimate = np.where(mask >= recipe.postprocessing.keep_noisy_above, noisy, between)
+    return np.exp(estimate)

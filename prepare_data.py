@@ -1,13 +1,15 @@
 """Prepare the data: list the mixtures, mix and transform them, pack the features, compute the scaler."""
 
 import argparse
+import dataclasses
 import hashlib
 import os
 
 import numpy as np
 
 from command_line import add_step, decibels, positive_int, run_step, track
-from config import log_epsilon, n_overlap, n_window, sample_rate
+from config import n_overlap, n_window, sample_rate, stft_settings
+from draws import draw_noises, draw_segment
 from errors import InputError
 from workspace import (
     Mixture,
@@ -21,7 +23,6 @@ from workspace import (
 )
 
 N_FREQ = n_window // 2 + 1
-STFT_SETTINGS = {"sample_rate": sample_rate, "n_window": n_window, "n_overlap": n_overlap, "log_epsilon": log_epsilon}
 
 
 # --- create_mixture_csv -----------------------------------------------------------------------
@@ -75,30 +76,6 @@ def create_mixture_csv(
     print(f"{len(speech_names)} speech and {len(noise_names)} noise files: {len(mixtures)} mixtures -> {path}")
 
 
-def keyed_number(*keys: str) -> int:
-    """Return a large pseudo-random integer that depends on the keys alone, the same on every machine."""
-    return int.from_bytes(hashlib.sha256("\n".join(keys).encode()).digest(), "big")
-
-
-def draw_noises(speech_name: str, noise_names: list[str], magnification: int) -> list[str]:
-    """Draw noises for a speech without replacement: the first of an order that the names define."""
-    return sorted(noise_names, key=lambda noise_name: keyed_number("rank", speech_name, noise_name))[:magnification]
-
-
-def draw_segment(speech_name: str, noise_name: str, n_speech: int, n_noise: int) -> tuple[int, int]:
-    """Draw which part of a noise goes with a speech.
-
-    Args:
-      speech_name, noise_name: the pair that the draw depends on.
-      n_speech, n_noise: lengths at 16 kHz, in samples.
-    Returns:
-      onset and offset in samples at 16 kHz, n_speech apart. The onset is 0 where the noise is no
-      longer than the speech: it is then repeated.
-    """
-    onset = keyed_number("onset", speech_name, noise_name) % (n_noise - n_speech + 1) if n_noise > n_speech else 0
-    return onset, onset + n_speech
-
-
 # --- calculate_mixture_features ---------------------------------------------------------------
 
 
@@ -108,7 +85,7 @@ def calculate_mixture_features(workspace: str, speech_dir: str, noise_dir: str, 
     The features of a mixture are the complex spectrum of the mixture, `mixture_stft`, and the
     magnitude spectrum of the clean speech in it, `speech_magnitude`, each (n_frames, n_freq).
 
-    Working set: one mixture, and a cache of decoded files (64 MiB, or one file if that is larger).
+    Working set: one mixture, and decoded speech and noise (64 MiB of each, or one file if that is larger).
 
     Args:
       workspace: folder with mixture_csvs/{data_type}.csv.
@@ -121,25 +98,30 @@ def calculate_mixture_features(workspace: str, speech_dir: str, noise_dir: str, 
     from audio_files import AudioCache
 
     mixtures = read_mixtures(workspace, data_type)
-    cache = AudioCache()
+    caches = AudioCache(), AudioCache()
     for mixture in track(mixtures, len(mixtures), "mixtures"):
-        speech, noise = read_pair(cache, mixture, speech_dir, noise_dir)
+        speech, noise = read_pair(caches, mixture, speech_dir, noise_dir)
         write_mixture(workspace, data_type, snr, mixture, speech, noise)
     folder = os.path.dirname(features_path(workspace, data_type, snr, ""))
     print(f"{len(mixtures)} mixtures at {snr:g} dB -> {folder}")
 
 
-def read_pair(cache, mixture: Mixture, speech_dir: str, noise_dir: str) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str) -> tuple[np.ndarray, np.ndarray]:
     """Read the speech of a mixture and as much of its noise, each (n_samples,) float64.
 
+    Args:
+      caches: an AudioCache for speech and one for noise.
+      mixture: the row of the CSV.
+      speech_dir, noise_dir: the folders that its names are relative to.
     Raises:
       InputError: the row does not fit the files, or one of the two signals is silent.
     """
     from audio_files import check_speech_length
+    from features import root_mean_square
 
     speech_path = os.path.join(speech_dir, mixture.speech_name)
     noise_path = os.path.join(noise_dir, mixture.noise_name)
-    speech, noise = cache.read(speech_path), cache.read(noise_path)
+    speech, noise = caches[0].read(speech_path), caches[1].read(noise_path)
     check_speech_length(len(speech), speech_path)
     onset, offset = mixture.noise_onset, mixture.noise_offset
     row = f"mixture {mixture.name}: noise_onset {onset}, noise_offset {offset}"
@@ -149,16 +131,12 @@ def read_pair(cache, mixture: Mixture, speech_dir: str, noise_dir: str) -> tuple
         )
     if onset >= len(noise):
         raise InputError(f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; mend the CSV")
-    noise = np.resize(noise, offset)[onset:]  # np.resize repeats the noise where it is too short
+    noise = noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]  # repeated
+    speech, noise = speech.astype(np.float64), noise.astype(np.float64)
     for path, audio in ((speech_path, speech), (noise_path, noise)):
-        if not audio.any():
+        if root_mean_square(audio) == 0:
             raise InputError(f"{row}: {path} is silent there, so no SNR can be reached; remove the row or the file")
     return speech, noise
-
-
-def mixture_settings(mixture: Mixture, snr: float) -> dict[str, float | int | str]:
-    """Return what a feature file says about its origin: the row of the CSV, the SNR and the transform."""
-    return {**mixture._asdict(), "snr_db": float(snr), **STFT_SETTINGS}
 
 
 def write_mixture(
@@ -167,6 +145,7 @@ def write_mixture(
     """Mix two signals of one length at `snr` dB and write the mixed wave and the features."""
     from audio_files import write_wave
     from features import mix_at_snr, stft
+    from mixture_features import mixture_settings
     from safe_files import write_npz
 
     mixed, speech, _, scaling_factor, alpha = mix_at_snr(speech, noise, snr)
@@ -186,11 +165,16 @@ def write_mixture(
 # --- pack_features ----------------------------------------------------------------------------
 
 
-def pack_features(workspace: str, data_type: str, snr: float, n_concat: int = 7, n_hop: int = 3) -> None:
+def pack_features(
+    workspace: str, data_type: str, snr: float, n_concat: int | None = None, n_hop: int = 3, recipe: str = "original"
+) -> None:
     """Pack the features of all mixtures into one HDF5 file of context windows and targets.
 
     Dataset `x` (n_segs, n_concat, n_freq): windows of the mixture's log magnitude; dataset `y`
     (n_segs, n_freq): the log magnitude of the clean speech at the centre of each window; float32.
+    A recipe with noise estimates adds a row for each behind the n_concat frames of `x`; one with
+    a mask has y (n_segs, 2, n_freq), clean speech and mixture. `first_rows` tells where each
+    mixture begins.
 
     Working set: the windows of one mixture.
 
@@ -198,37 +182,55 @@ def pack_features(workspace: str, data_type: str, snr: float, n_concat: int = 7,
       workspace: folder with the features.
       data_type: "train" or "test".
       snr: signal-to-noise ratio in dB.
-      n_concat: frames in a window, odd.
+      n_concat: frames in a window, odd; None takes it from the recipe.
       n_hop: frames from one window to the next.
+      recipe: name or file of the recipe; its sections [input] and [target] count.
     Raises:
       InputError: n_concat is even, or features are missing or belong to another mixture CSV.
     """
-    from features import context_windows, log_magnitude
+    from mixture_features import check_features, read_features
+    from network_input import frames_and_statistics, targets, windows_with_statistics
+    from recipe import load_recipe
     from safe_files import new_hdf5
 
-    check_n_concat(n_concat)
+    settings = load_recipe(recipe)
+    if n_concat is not None:
+        check_n_concat(n_concat)
+        settings = dataclasses.replace(settings, input=dataclasses.replace(settings.input, n_concat=n_concat))
     if n_hop < 1:
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
     mixtures = read_mixtures(workspace, data_type)
-    n_segs = [-(-read_n_frames(workspace, data_type, snr, mixture) // n_hop) for mixture in mixtures]
+    facts = [check_features(workspace, data_type, snr, mixture) for mixture in mixtures]
+    n_segs = [-(-of_mixture["n_frames"] // n_hop) for of_mixture in facts]
+    first_rows = np.cumsum([0, *n_segs[:-1]])
     path = packed_path(workspace, data_type, snr)
-    shapes = {"x": (sum(n_segs), n_concat, N_FREQ), "y": (sum(n_segs), N_FREQ)}
-    attributes = {
-        "snr_db": float(snr),
-        "n_concat": n_concat,
-        "n_hop": n_hop,
-        "n_mixtures": len(mixtures),
-        **STFT_SETTINGS,
-    }
-    with new_hdf5(path, shapes, attributes) as packed:
-        start = 0
-        for mixture, n_new in track(zip(mixtures, n_segs, strict=True), len(mixtures), "mixtures"):
+    n_rows, n_outputs = settings.input.n_concat + settings.input.n_statistics, targets_shape(settings)
+    shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
+    attributes = packed_attributes(settings, snr, n_hop, mixtures, facts)
+    with new_hdf5(path, shapes, attributes, {"first_rows": first_rows}) as packed:
+        for mixture, start, n_new in track(zip(mixtures, first_rows, n_segs, strict=True), len(mixtures), "mixtures"):
             mixture_stft, speech_magnitude = read_features(workspace, data_type, snr, mixture)
             rows = slice(start, start + n_new)
-            packed["x"][rows] = context_windows(log_magnitude(mixture_stft), n_concat, n_hop)
-            packed["y"][rows] = log_magnitude(speech_magnitude)[::n_hop]
-            start += n_new
+            inputs = frames_and_statistics(mixture_stft, settings.input)
+            packed["x"][rows] = windows_with_statistics(*inputs, settings.input.n_concat, n_hop)
+            packed["y"][rows] = targets(mixture_stft, speech_magnitude, settings)[::n_hop]
     print(f"{len(mixtures)} mixtures: x {shapes['x']}, y {shapes['y']} -> {path}")
+
+
+def targets_shape(recipe) -> tuple[int, ...]:
+    """Return the shape of a frame of network_input.targets."""
+    return (N_FREQ,) if recipe.target.output == "log_magnitude" else (2, N_FREQ)
+
+
+def packed_attributes(recipe, snr: float, n_hop: int, mixtures: list[Mixture], facts: list[dict]) -> dict:
+    """Return what a data.h5 says about its origin; the fingerprint is another for any other data."""
+    from recipe import data_settings
+
+    settings = {"snr_db": float(snr), "n_concat": recipe.input.n_concat, "n_hop": n_hop, **stft_settings}
+    settings["recipe"] = data_settings(recipe)
+    everything = repr([settings, mixtures, facts])
+    fingerprint = hashlib.sha256(everything.encode()).hexdigest()
+    return {**settings, "n_mixtures": len(mixtures), "fingerprint": fingerprint}
 
 
 def check_n_concat(n_concat: int) -> None:
@@ -237,64 +239,44 @@ def check_n_concat(n_concat: int) -> None:
         raise InputError(f"n_concat {n_concat}: expected an odd number of frames of at least 1, such as 7")
 
 
-def read_n_frames(workspace: str, data_type: str, snr: float, mixture: Mixture) -> int:
-    """Return how many frames the feature file of a mixture holds, after a look that it belongs to it.
-
-    Raises:
-      InputError: it was made from another row, at another SNR or with another transform.
-    """
-    from safe_files import read_npz
-
-    path = features_path(workspace, data_type, snr, mixture.name)
-    expected = mixture_settings(mixture, snr)
-    found = read_npz(path, ("n_frames", *expected), made_by="calculate_mixture_features")
-    for key, value in expected.items():
-        if found[key] != value:
-            raise InputError(
-                f"{path}: expected {key} {value}, found {found[key]}; run calculate_mixture_features again"
-            )
-    return found["n_frames"]
-
-
-def read_features(workspace: str, data_type: str, snr: float, mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
-    """Return mixture_stft, complex64, and speech_magnitude, float32, each (n_frames, n_freq)."""
-    from safe_files import read_npz
-
-    path = features_path(workspace, data_type, snr, mixture.name)
-    features = read_npz(path, ("mixture_stft", "speech_magnitude"), made_by="calculate_mixture_features")
-    return features["mixture_stft"], features["speech_magnitude"]
-
-
 # --- compute_scaler ---------------------------------------------------------------------------
 
 
-def compute_scaler(workspace: str, data_type: str, snr: float) -> None:
+def compute_scaler(workspace: str, data_type: str, snr: list[float]) -> None:
     """Compute the mean and standard deviation of each frequency bin of the packed mixtures.
 
-    Writes scaler.npz beside data.h5, with mean and std, each (n_freq,). The same scaler serves x and y.
+    Writes scaler.npz beside data.h5, with mean and std, each (n_freq,), of the frames, and
+    statistics_mean and statistics_std, each (n_statistics, n_freq), of the rows behind them. The
+    scaler of the frames serves x and y. Over several SNRs it goes to a folder named after all.
 
     Working set: 1024 windows.
 
     Args:
       workspace: folder with the packed features.
       data_type: "train" (or "test").
-      snr: signal-to-noise ratio in dB.
+      snr: signal-to-noise ratios in dB, one or several.
     Raises:
-      InputError: data.h5 is missing or damaged.
+      InputError: a data.h5 is missing or damaged.
     """
     from features import RunningStatistics
-    from safe_files import open_hdf5, write_npz
+    from packed_files import open_packed_file
+    from safe_files import write_npz
 
-    statistics = RunningStatistics()
-    with open_hdf5(packed_path(workspace, data_type, snr), ("x", "y"), made_by="pack_features") as packed:
-        x = packed["x"]
-        starts = range(0, len(x), 1024)
-        for start in track(starts, len(starts), "blocks"):
-            statistics.add(x[start : start + 1024].reshape(-1, N_FREQ))
-        n_concat, n_hop, n_segs = int(packed.attrs["n_concat"]), int(packed.attrs["n_hop"]), len(x)
+    of_frames, of_statistics, fingerprints = RunningStatistics(), RunningStatistics(), []
+    for one_snr in snr:
+        with open_packed_file(workspace, data_type, one_snr) as packed:
+            x, n_concat = packed["x"], int(packed.attrs["n_concat"])
+            starts = range(0, len(x), 1024)
+            for start in track(starts, len(starts), "blocks"):
+                rows = x[start : start + 1024]
+                of_frames.add(rows[:, :n_concat].reshape(-1, N_FREQ))
+                of_statistics.add(rows[:, n_concat:].reshape(len(rows), -1))
+            fingerprints.append(packed.attrs["fingerprint"])
+    statistics = {"statistics_mean": of_statistics.mean, "statistics_std": of_statistics.std}
+    statistics = {name: value.reshape(-1, N_FREQ) for name, value in statistics.items()}
     path = scaler_path(workspace, data_type, snr)
-    write_npz(path, mean=statistics.mean, std=statistics.std, n_concat=n_concat, n_hop=n_hop, n_segs=n_segs)
-    print(f"{statistics.count} frames -> {path}")
+    write_npz(path, mean=of_frames.mean, std=of_frames.std, **statistics, fingerprint=" ".join(fingerprints))
+    print(f"{of_frames.count} frames -> {path}")
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -314,14 +296,18 @@ def main(argv: list[str] | None = None) -> int:
     for step in (create, calculate):
         step.add_argument("--speech_dir", required=True, help="folder of clean speech (.wav, .flac, .ogg)")
         step.add_argument("--noise_dir", required=True, help="folder of noises (.wav, .flac, .ogg)")
-    for step in (calculate, pack, scale):
+    for step in (calculate, pack):
         step.add_argument("--snr", type=decibels, required=True, help="signal-to-noise ratio of the mixtures in dB")
+    scale.add_argument(
+        "--snr", type=decibels, nargs="+", required=True, help="signal-to-noise ratio of the mixtures in dB, or several"
+    )
     create.add_argument(
         "--magnification", type=positive_int, default=1, help="noises mixed with each training speech, drawn at random"
     )
     create.add_argument("--speech_list", help="text file naming the speech files to use, one per line; default: all")
     create.add_argument("--noise_list", help="text file naming the noise files to use, one per line; default: all")
-    pack.add_argument("--n_concat", type=int, default=7, help="frames in a context window, odd")
+    pack.add_argument("--recipe", default="original", help="name of a recipe in recipes/, or a TOML file")
+    pack.add_argument("--n_concat", type=int, help="frames in a context window, odd; default: the recipe's")
     pack.add_argument("--n_hop", type=int, default=3, help="frames from one context window to the next")
     return run_step(parser, argv)
 

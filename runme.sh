@@ -5,37 +5,51 @@
 #
 # Set from the environment what is to differ, for example MINIDATA=0 TR_SPEECH_DIR=... ./runme.sh
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 visualize=()
 case "${1:-}" in
     "") ;;
     --visualize) visualize=(--visualize) ;;
+    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "runme.sh: expected no argument or --visualize, found $1" >&2; exit 2 ;;
 esac
 
 MINIDATA=${MINIDATA:-1}              # 1: the recordings in mini_data/; 0: your own folders
-WORKSPACE=${WORKSPACE:-workspace}    # folder of all intermediate files and results
-if [ "$MINIDATA" = 1 ]; then
-    TR_SPEECH_DIR=${TR_SPEECH_DIR:-mini_data/train_speech}
-    TR_NOISE_DIR=${TR_NOISE_DIR:-mini_data/train_noise}
-    TE_SPEECH_DIR=${TE_SPEECH_DIR:-mini_data/test_speech}
-    TE_NOISE_DIR=${TE_NOISE_DIR:-mini_data/test_noise}
-    ITERATION=${ITERATION:-1000}     # training steps
-else
-    for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
-        [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
-    done
-    ITERATION=${ITERATION:-10000}
-fi
-TR_SNR=${TR_SNR:-0}                  # dB
+RECIPE=${RECIPE:-default}            # a recipe in recipes/, or a TOML file
+case "$RECIPE" in                    # folder of all intermediate files and results
+    default) WORKSPACE=${WORKSPACE:-workspace} ;;
+    *) WORKSPACE=${WORKSPACE:-workspace_$(basename "$RECIPE" .toml)} ;;
+esac
+case "$RECIPE" in                    # 1: training mixtures are made while training; 0: once, before it
+    original) ON_THE_FLY=${ON_THE_FLY:-0} ;;
+    *) ON_THE_FLY=${ON_THE_FLY:-1} ;;
+esac
+case "$MINIDATA" in
+    1)  TR_SPEECH_DIR=${TR_SPEECH_DIR:-$here/mini_data/train_speech}
+        TR_NOISE_DIR=${TR_NOISE_DIR:-$here/mini_data/train_noise}
+        TE_SPEECH_DIR=${TE_SPEECH_DIR:-$here/mini_data/test_speech}
+        TE_NOISE_DIR=${TE_NOISE_DIR:-$here/mini_data/test_noise}
+        ITERATION=${ITERATION:-1000} ;;  # training steps
+    0)  for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
+            [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
+        done
+        ITERATION=${ITERATION:-10000} ;;
+    *)  echo "runme.sh: expected MINIDATA 0 or 1, found $MINIDATA" >&2; exit 2 ;;
+esac
+case "$ITERATION" in
+    "" | *[!0-9]* | 0*) echo "runme.sh: expected a positive integer as ITERATION, found '$ITERATION'" >&2; exit 2 ;;
+esac
+interval=$((ITERATION < 10 ? 1 : ITERATION / 10))  # of evaluations
 TE_SNR=${TE_SNR:-0}                  # dB
-MAGNIFICATION=${MAGNIFICATION:-2}    # noises for each training speech
-N_CONCAT=${N_CONCAT:-7}              # frames in a context window
+MAGNIFICATION=${MAGNIFICATION:-2}    # noises for each training speech, where the mixtures are made before training
 N_HOP=${N_HOP:-3}                    # frames from one context window to the next
-LEARNING_RATE=${LEARNING_RATE:-1e-4}
-case "$ITERATION" in "" | *[!0-9]* | 0*) echo "runme.sh: expected a positive integer as ITERATION, found '$ITERATION'" >&2; exit 2 ;; esac
-interval=$(( ITERATION < 10 ? 1 : ITERATION / 10 ))  # of evaluations
+# TR_SNR (dB, one or several), N_CONCAT (frames in a context window) and LEARNING_RATE are the recipe's unless they are set.
+[ "$ON_THE_FLY" = 1 ] || TR_SNR=${TR_SNR:-0}
+read -r -a tr_snrs <<< "${TR_SNR:-}"
+trained_at=(${tr_snrs[@]+--tr_snr "${tr_snrs[@]}"})
+n_concat=(${N_CONCAT:+--n_concat "$N_CONCAT"})
+learning_rate=(${LEARNING_RATE:+--lr "$LEARNING_RATE"})
 
 # Run a step; stop with its name when it fails.
 step() {
@@ -44,43 +58,50 @@ step() {
     "$@" || { status=$?; echo "runme.sh: stopped, this step failed with status $status: $*" >&2; exit "$status"; }
 }
 
-. ./setup.sh
+. "$here/setup.sh"
 setup_environment requirements.txt
-PYTHON=$PYTHON step "Build the ITU-T P.862 program ./pesq" pesq_tool/build.sh
+export PYTHON
+step "Build the ITU-T P.862 program ./pesq" "$here/pesq_tool/build.sh"
 
-# Which speech is mixed with which part of which noise.
-step "Training mixtures" "$PYTHON" prepare_data.py create_mixture_csv --workspace "$WORKSPACE" \
-    --speech_dir "$TR_SPEECH_DIR" --noise_dir "$TR_NOISE_DIR" --data_type train --magnification "$MAGNIFICATION"
-step "Test mixtures" "$PYTHON" prepare_data.py create_mixture_csv --workspace "$WORKSPACE" \
-    --speech_dir "$TE_SPEECH_DIR" --noise_dir "$TE_NOISE_DIR" --data_type test
-
-# Mix at the SNR; spectra of mixture and clean speech.
-step "Training features" "$PYTHON" prepare_data.py calculate_mixture_features --workspace "$WORKSPACE" \
-    --speech_dir "$TR_SPEECH_DIR" --noise_dir "$TR_NOISE_DIR" --data_type train --snr "$TR_SNR"
-step "Test features" "$PYTHON" prepare_data.py calculate_mixture_features --workspace "$WORKSPACE" \
-    --speech_dir "$TE_SPEECH_DIR" --noise_dir "$TE_NOISE_DIR" --data_type test --snr "$TE_SNR"
-
-# Context windows of log magnitudes as input, the clean centre frame as target.
-step "Pack the training features" "$PYTHON" prepare_data.py pack_features --workspace "$WORKSPACE" \
-    --data_type train --snr "$TR_SNR" --n_concat "$N_CONCAT" --n_hop "$N_HOP"
-step "Pack the test features" "$PYTHON" prepare_data.py pack_features --workspace "$WORKSPACE" \
-    --data_type test --snr "$TE_SNR" --n_concat "$N_CONCAT" --n_hop "$N_HOP"
-
-# Mean and standard deviation of each frequency bin of the training mixtures.
-step "Scaler" "$PYTHON" prepare_data.py compute_scaler --workspace "$WORKSPACE" --data_type train --snr "$TR_SNR"
+# Which speech is mixed with which part of which noise; mix at the SNR; spectra of mixture and clean speech;
+# context windows of log magnitudes as input, clean frames as target.
+prepare() {  # prepare train|test SPEECH_DIR NOISE_DIR SNR...
+    local data_type=$1 speech_dir=$2 noise_dir=$3 snr
+    shift 3
+    step "List the $data_type mixtures" "$PYTHON" "$here/prepare_data.py" create_mixture_csv --workspace "$WORKSPACE" \
+        --speech_dir "$speech_dir" --noise_dir "$noise_dir" --data_type "$data_type" --magnification "$MAGNIFICATION"
+    for snr in "$@"; do
+        step "Mix the $data_type set at $snr dB" "$PYTHON" "$here/prepare_data.py" calculate_mixture_features \
+            --workspace "$WORKSPACE" --speech_dir "$speech_dir" --noise_dir "$noise_dir" --data_type "$data_type" --snr "$snr"
+        step "Pack its features" "$PYTHON" "$here/prepare_data.py" pack_features --workspace "$WORKSPACE" \
+            --data_type "$data_type" --snr "$snr" --recipe "$RECIPE" --n_hop "$N_HOP" ${n_concat[@]+"${n_concat[@]}"}
+    done
+}
+source=()  # of the training mixtures
+if [ "$ON_THE_FLY" = 1 ]; then
+    source=(--on_the_fly --speech_dir "$TR_SPEECH_DIR" --noise_dir "$TR_NOISE_DIR")
+else
+    prepare train "$TR_SPEECH_DIR" "$TR_NOISE_DIR" "${tr_snrs[@]}"
+    # Mean and standard deviation of each frequency bin of the training mixtures.
+    step "Compute the scaler" "$PYTHON" "$here/prepare_data.py" compute_scaler --workspace "$WORKSPACE" \
+        --data_type train --snr "${tr_snrs[@]}"
+fi
+prepare test "$TE_SPEECH_DIR" "$TE_NOISE_DIR" "$TE_SNR"
 
 # Train from random weights, and draw the losses.
-step "Train" "$PYTHON" main_dnn.py train --workspace "$WORKSPACE" --tr_snr "$TR_SNR" --te_snr "$TE_SNR" \
-    --lr "$LEARNING_RATE" --n_iterations "$ITERATION" --eval_every "$interval"
-step "Training curve" "$PYTHON" evaluate.py plot_training_stat --workspace "$WORKSPACE" --tr_snr "$TR_SNR" \
-    --bgn_iter 0 --fin_iter $((ITERATION + 1)) --interval_iter "$interval"
+step "Train" "$PYTHON" "$here/main_dnn.py" train --workspace "$WORKSPACE" --te_snr "$TE_SNR" --recipe "$RECIPE" \
+    ${trained_at[@]+"${trained_at[@]}"} ${source[@]+"${source[@]}"} ${learning_rate[@]+"${learning_rate[@]}"} \
+    --n_iterations "$ITERATION" --eval_every "$interval"
+step "Draw the training curve" "$PYTHON" "$here/evaluate.py" plot_training_stat --workspace "$WORKSPACE" \
+    ${trained_at[@]+"${trained_at[@]}"} --bgn_iter 0 --fin_iter $((ITERATION + 1))
 
 # Enhance the test mixtures.
-step "Enhance" "$PYTHON" main_dnn.py inference --workspace "$WORKSPACE" --tr_snr "$TR_SNR" --te_snr "$TE_SNR" \
-    --n_concat "$N_CONCAT" --iteration "$ITERATION" ${visualize[@]+"${visualize[@]}"}
+step "Enhance" "$PYTHON" "$here/main_dnn.py" inference --workspace "$WORKSPACE" ${trained_at[@]+"${trained_at[@]}"} \
+    --te_snr "$TE_SNR" --iteration "$ITERATION" ${n_concat[@]+"${n_concat[@]}"} ${visualize[@]+"${visualize[@]}"}
 
 # Score them against the clean speech.
-step "Score" "$PYTHON" evaluate.py calculate_pesq --workspace "$WORKSPACE" --speech_dir "$TE_SPEECH_DIR" --te_snr "$TE_SNR"
-step "PESQ, raw P.862 MOS" "$PYTHON" evaluate.py get_stats --workspace "$WORKSPACE" --te_snr "$TE_SNR"
+step "Score" "$PYTHON" "$here/evaluate.py" calculate_pesq --workspace "$WORKSPACE" --speech_dir "$TE_SPEECH_DIR" \
+    --te_snr "$TE_SNR" --pesq "$here/pesq"
+step "PESQ, raw P.862 MOS" "$PYTHON" "$here/evaluate.py" get_stats --workspace "$WORKSPACE" --te_snr "$TE_SNR"
 
 printf '\nEnhanced waves: %s/enh_wavs   Scores: %s/scores   Pictures: %s/figures\n' "$WORKSPACE" "$WORKSPACE" "$WORKSPACE"

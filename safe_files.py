@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -71,14 +72,18 @@ def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.nda
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in keys}
-    except (zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise InputError(f"{path} is damaged or not written by {made_by} ({error}); run {made_by} again") from error
     return {key: value.item() if value.ndim == 0 else value for key, value in found.items()}
 
 
 @contextlib.contextmanager
-def new_hdf5(path: str, shapes: dict[str, tuple[int, ...]], attributes: dict) -> Iterator["h5py.File"]:
+def new_hdf5(
+    path: str, shapes: dict[str, tuple[int, ...]], attributes: dict, arrays: dict[str, np.ndarray]
+) -> Iterator["h5py.File"]:
     """Yield a new HDF5 file with empty float32 datasets to fill, renamed to `path` when the block succeeds.
+
+    `arrays` are small datasets that are written as they are.
 
     The HDF5 library may crash the interpreter when the disk fills up while it writes. So the
     file's few structures are made in memory, and the space of the whole file is reserved
@@ -89,6 +94,8 @@ def new_hdf5(path: str, shapes: dict[str, tuple[int, ...]], attributes: dict) ->
     structures = io.BytesIO()
     with h5py.File(structures, "w") as hdf5:
         hdf5.attrs.update(attributes)
+        for name, array in arrays.items():
+            hdf5[name] = array
         for name, shape in shapes.items():
             hdf5.create_dataset(name, shape, dtype=np.float32)
     n_bytes = structures.tell() + sum(4 * int(np.prod(shape)) for shape in shapes.values()) + 4096
@@ -129,10 +136,10 @@ def open_hdf5(path: str, datasets: tuple[str, ...], made_by: str) -> Iterator["h
     require_file(path, made_by)
     try:
         hdf5 = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path} is damaged or no HDF5 file ({error}); run {made_by} again") from error
+        for name in datasets:
+            hdf5[name][:1]
+        dict(hdf5.attrs)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # as h5py meets the damage
+        raise InputError(f"{path} is damaged or no file of ours ({error}); run {made_by} again") from error
     with hdf5:
-        missing = [name for name in datasets if name not in hdf5]
-        if missing:
-            raise InputError(f"{path} has no dataset {', '.join(missing)}; run {made_by} again")
         yield hdf5

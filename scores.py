@@ -73,7 +73,11 @@ def mos_lqo(raw_mos: float) -> float:
 
 def _run_pesq(program: str, folder: str, *options: str) -> str:
     command = [program, "ref.wav", "deg.wav", f"+{sample_rate}", *options]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        advice = "remove it and run pesq_tool/build.sh"
+        raise InputError(f"{program} does not run on this machine ({error.strerror}); {advice}") from error
     if result.returncode != 0:
         lines = (result.stderr + result.stdout).strip().splitlines()
         raise UnscorableError(f"PESQ failed: {lines[-1] if lines else f'status {result.returncode}'}")

@@ -1,6 +1,6 @@
 # Sourced by runme.sh and tests/run.sh: find or make a Python environment with what a requirements file names.
 #
-#   setup_environment REQUIREMENTS   sets $PYTHON
+#   setup_environment REQUIREMENTS   (a path in the repository) sets $PYTHON
 #
 # In an activated virtual or conda environment that one is used, otherwise .venv beside this file. A copy of
 # the requirements that were installed lies in the environment: as long as it is the same, nothing is done.
@@ -8,7 +8,7 @@
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 setup_environment() {
-    local requirements=$1 prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} installed
+    local requirements=$repository/$1 prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} installed
     if [ -z "$prefix" ]; then
         prefix=$repository/.venv
         # pip is what venv installs last: without it an earlier run was killed in between.

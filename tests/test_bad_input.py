@@ -145,7 +145,7 @@ def test_scoring_before_inference(workspace, capsys):
 def test_rows_of_a_hand_written_csv(workspace, capsys):
     good = ("en_allison_wrong.wav", "water.wav", 1000, 44514)
     cases = [
-        ([good, good], "row 3", "stands in"),
+        ([good, good], "row 3", "row 2 too"),
         ([(*good[:2], 1000, 44513)], "expected 43514 samples"),
         ([(*good[:2], 60000, 103514)], "ends at 56000 samples"),
         ([(*good[:2], -1, 43513)], "row 2", "noise_onset"),
@@ -159,7 +159,7 @@ def test_rows_of_a_hand_written_csv(workspace, capsys):
         expect_refusal(capsys, calculate(workspace), *words)
     path = write_csv(workspace, [good])
     path.write_text("a,b\n")
-    expect_refusal(capsys, calculate(workspace), "expected the header speech_name noise_name")
+    expect_refusal(capsys, calculate(workspace), "expected the tab-separated header")
     path.write_bytes(b"\xff\xfe\x00")
     expect_refusal(capsys, calculate(workspace), "not a UTF-8 CSV")
 
@@ -206,7 +206,7 @@ def test_a_file_that_is_no_model_of_ours(trained, tmp_path, capsys, damage):
     import keras
 
     workspace = shutil.copytree(trained, tmp_path / "w")
-    path = model_path(str(workspace), 0, 4)
+    path = model_path(str(workspace), "0db", 4)
     if damage == "text":
         with open(path, "w") as file:
             file.write("no model")
@@ -248,12 +248,54 @@ def test_waves_that_cannot_be_scored_keep_a_row_and_too_many_are_an_error(traine
     status = calculate_pesq(workspace)
     captured = capsys.readouterr()
     lines = (workspace / "scores/test/0db/scores.csv").read_text().splitlines()
-    row = next(line for line in lines if line.startswith("ru_ivrvoice_nobody.wav,vinyl.wav,enhanced"))
-    if row.split(",")[3] == "":
-        assert status == 2 and "1 of 4 enhanced waves could not be scored" in captured.err
-        assert "not scored: enhanced ru_ivrvoice_nobody.vinyl: PESQ failed" in captured.out
-    else:  # a PESQ program that scores silence
-        assert status == 0
+    assert "ru_ivrvoice_nobody.wav,vinyl.wav,enhanced,,,," in lines
+    assert status == 2 and "1 of 4 enhanced waves could not be scored" in captured.err
+    assert "not scored: enhanced ru_ivrvoice_nobody.vinyl" in captured.out and "is silent" in captured.out
+
+
+def test_settings_of_another_transform_are_refused(prepared, tmp_path, capsys, monkeypatch):
+    import packed_files
+
+    monkeypatch.setitem(packed_files.stft_settings, "n_overlap", 128)
+    expect_refusal(capsys, scale(prepared), "data.h5: expected n_overlap 128, found 256")
+    expect_refusal(capsys, train(prepared), "n_overlap")
+
+
+def test_a_scaler_of_other_data(prepared, tmp_path, capsys):
+    workspace = shutil.copytree(prepared, tmp_path / "w")
+    create(workspace, "train", None, None, "--magnification", 1)
+    assert calculate(workspace, snr=0) == pack(workspace) == 0
+    capsys.readouterr()
+    expect_refusal(capsys, train(workspace, "--n_iterations", 1), "scaler.npz is of other data")
+
+
+def test_losses_that_are_no_numbers_stop_the_training(prepared, tmp_path, capsys):
+    workspace = shutil.copytree(prepared, tmp_path / "w")
+    status = train(workspace, "--n_iterations", 3, "--eval_every", 1, "--lr", "1e30")
+    expect_refusal(capsys, status, "no longer finite", "lower --lr")
+
+
+def test_one_byte_changed_in_a_model(trained, tmp_path, capsys):
+    workspace = shutil.copytree(trained, tmp_path / "w")
+    path = model_path(str(workspace), "0db", 4)
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 255]))
+    expect_refusal(capsys, inference(workspace, "--iteration", 4), path, "is damaged")
+
+
+def test_a_pesq_that_does_not_run(trained, tmp_path, capsys):
+    (tmp_path / "pesq").write_text("not a program")
+    (tmp_path / "pesq").chmod(0o755)
+    expect_refusal(capsys, calculate_pesq(trained, "--pesq", tmp_path / "pesq"), "does not run on this machine")
+
+
+def test_a_folder_linked_into_itself_is_listed_once(speech, workspace):
+    (speech / "self").symlink_to(speech)
+    assert create(workspace, "train", speech) == 0
+    assert len((workspace / "mixture_csvs" / "train.csv").read_text().splitlines()) == 2
 
 
 def mount_small_disk(folder, size):

@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 from conftest import MINI
 
-from audio_files import read_audio
+from audio_files import AudioCache
 from features import (
     RunningStatistics,
     context_windows,
@@ -15,7 +15,9 @@ from features import (
     root_mean_square,
     stft,
 )
+from prepare_data import read_pair
 from spectrogram_to_wave import recover_wav
+from workspace import Mixture
 
 
 def assert_close_to_maximum(actual, expected):
@@ -26,9 +28,8 @@ def assert_close_to_maximum(actual, expected):
 @pytest.fixture(scope="module")
 def pair():
     """The speech and the noise segment that the golden arrays were made from."""
-    speech = read_audio(str(MINI / "train_speech" / "en_allison_wrong.wav"))
-    noise = read_audio(str(MINI / "train_noise" / "water.wav"))[1000 : 1000 + len(speech)]
-    return speech, noise
+    mixture = Mixture("en_allison_wrong.wav", "water.wav", 1000, 44514)
+    return read_pair((AudioCache(), AudioCache()), mixture, str(MINI / "train_speech"), str(MINI / "train_noise"))
 
 
 @pytest.mark.parametrize("snr", [0, 5, -2.5])

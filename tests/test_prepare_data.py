@@ -9,8 +9,8 @@ import soundfile
 from conftest import MINI, calculate, create, files_below, pack, prepare, scale, write_csv
 
 from audio_files import read_audio
+from draws import draw_noises, draw_segment
 from features import context_windows, log_magnitude, mix_at_snr, root_mean_square, stft
-from prepare_data import draw_noises, draw_segment
 from workspace import Mixture, features_path, packed_path, read_mixtures, scaler_path, snr_name
 
 
@@ -102,8 +102,8 @@ def test_the_noise_onset_counts_samples_after_resampling(tmp_path):
 
 
 def test_hand_written_csv_gives_the_mixture_of_the_definition(tmp_path):
-    speech = read_audio(str(MINI / "train_speech" / "en_allison_wrong.wav"))
-    noise = read_audio(str(MINI / "train_noise" / "water.wav"))
+    speech = read_audio(str(MINI / "train_speech" / "en_allison_wrong.wav")).astype(np.float64)
+    noise = read_audio(str(MINI / "train_noise" / "water.wav")).astype(np.float64)
     write_csv(tmp_path, [("en_allison_wrong.wav", "water.wav", 1000, 1000 + len(speech))])
     assert calculate(tmp_path, snr=2.5) == pack(tmp_path, "train", 2.5) == scale(tmp_path, 2.5) == 0
     mixed = mix_at_snr(speech, noise[1000 : 1000 + len(speech)], 2.5)[0]
@@ -114,7 +114,7 @@ def test_hand_written_csv_gives_the_mixture_of_the_definition(tmp_path):
         # Stored spectra are complex64; its rounding matters only near ln(1e-8).
         np.testing.assert_allclose(packed["x"], windows, rtol=0, atol=5e-4)
         assert dict(packed.attrs)["n_concat"] == 7 and packed.attrs["snr_db"] == 2.5
-    with np.load(scaler_path(str(tmp_path), "train", 2.5)) as scaler:
+    with np.load(scaler_path(str(tmp_path), "train", [2.5])) as scaler:
         frames = windows.reshape(-1, 257)
         np.testing.assert_allclose(scaler["mean"], frames.mean(axis=0), rtol=0, atol=1e-5)
         np.testing.assert_allclose(scaler["std"], frames.std(axis=0), rtol=0, atol=1e-5)
@@ -150,6 +150,7 @@ def test_feature_files_hold_the_snr_that_was_asked_for(tmp_path):
 
 def test_folders_keep_the_snr_exact():
     names = [snr_name(snr) for snr in (2.5, 2, 0.5, -0.5, 0.0, -0.0, -5, 12.25)]
+    assert snr_name(-5, 0, 2.5) == "-5db_0db_2.5db"
     assert names == ["2.5db", "2db", "0.5db", "-0.5db", "0db", "0db", "-5db", "12.25db"]
 
 

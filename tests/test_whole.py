@@ -80,9 +80,9 @@ def test_a_killed_training_repeats_to_the_same_losses(tmp_path, prepared):
     process = start("main_dnn", "train", "--workspace", disturbed, *snrs, *flags)
     assert kill_when(process, lambda: models.exists() and os.listdir(models))
     assert train(disturbed, *flags) == train(undisturbed, *flags) == 0
-    assert sorted(os.listdir(models)) == ["md_2iters.keras", "md_4iters.keras"]
+    assert sorted(os.listdir(models)) == ["md_2iters.keras", "md_4iters.keras", "state.npz"]
     losses = [
-        np.genfromtxt(training_stats_path(str(workspace), 0), delimiter=",", skip_header=1)
+        np.genfromtxt(training_stats_path(str(workspace), "0db"), delimiter=",", skip_header=1)
         for workspace in (disturbed, undisturbed)
     ]
     # Sums of threads differ in their order.

@@ -1,0 +1,125 @@
+"""The loss functions, written in Keras' operations: they run on every backend.
+
+Each takes the targets of network_input.targets and the network's answers, and returns one number
+for each frame; the mean over frames is what training minimises.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from config import n_window, sample_rate
+from keras_backend import import_keras
+from recipe import Recipe
+
+MAGNITUDE_FLOOR = 1e-6  # added before a magnitude is compressed, so that its slope stays finite
+
+
+def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
+    """Return the loss function of a recipe.
+
+    Args:
+      recipe: its section [target] chooses the loss.
+      mean, std: (n_freq,) of the scaler; log magnitudes are compared after scaling.
+    Returns:
+      A function of targets and answers, each (n_segs, n_frames, ...), with values (n_segs, n_frames).
+    """
+    target = recipe.target
+    if target.output == "log_magnitude":
+        return lambda y, answer: log_magnitude_loss((y - mean) / std, answer, target.loss)
+    if target.output == "mask":
+        return lambda y, answer: compressed_loss(y, answer, target.compression, target.loudness_weight)
+    return lambda y, answer: multi_objective_loss(y, answer, mean, std, target.loss, target.mask_weight)
+
+
+def log_magnitude_loss(target, answer, kind: str):
+    """Return the mean absolute or squared error over the bins of scaled log magnitudes."""
+    ops = import_keras().ops
+    error = answer - target
+    return ops.mean(ops.abs(error) if kind == "mean_absolute_error" else ops.square(error), axis=-1)
+
+
+def multi_objective_loss(y, answer, mean, std, kind: str, mask_weight: float):
+    """Return the error of the log magnitude plus the weighted squared error of the mask, [3].
+
+    The mask is min(1, |S| / |Y|), an ideal ratio mask of magnitudes; the network's second half is its estimate.
+    """
+    ops = import_keras().ops
+    speech, mixture = y[..., 0, :], y[..., 1, :]
+    n_freq = speech.shape[-1]
+    mask = ops.exp(ops.minimum(speech - mixture, 0.0))
+    of_magnitude = log_magnitude_loss((speech - mean) / std, answer[..., :n_freq], kind)
+    return of_magnitude + mask_weight * ops.mean(ops.square(answer[..., n_freq:] - mask), axis=-1)
+
+
+def compressed_loss(y, mask, compression: float, loudness_weight: float):
+    """Return the mean squared error of compressed magnitudes, and the weighted difference in loudness.
+
+    (mask |Y|)^c is compared with |S|^c: the mask is judged by what comes out of it, and soft parts
+    of the spectrum count as they do to the ear.
+    """
+    ops = import_keras().ops
+    speech, mixture = ops.exp(y[..., 0, :]), ops.exp(y[..., 1, :])
+    estimate = mask * mixture
+    error = (estimate + MAGNITUDE_FLOOR) ** compression - (speech + MAGNITUDE_FLOOR) ** compression
+    value = ops.mean(ops.square(error), axis=-1)
+    if loudness_weight > 0:
+        value = value + loudness_weight * loudness_distance(ops.square(speech), ops.square(estimate))
+    return value
+
+
+# --- Loudness ---------------------------------------------------------------------------------
+
+
+def loudness_distance(speech_power, estimate_power):
+    """Return how much louder or softer the estimate is than the speech, frame by frame, after ITU-T P.862.
+
+    A simplification that has gradients everywhere: powers are summed in bands of half a Bark above
+    100 Hz; the level of the estimate is aligned in each frame; Zwicker's power law makes specific
+    loudness; differences within a quarter of the softer loudness are masked. To the root mean square
+    of the differences an asymmetric term is added, in which added energy weighs more than
+    missing energy (P.862's disturbance and asymmetrical disturbance, and the weights that
+    its score gives them).
+
+    Args:
+      speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech.
+    Returns:
+      (...,).
+    """
+    ops = import_keras().ops
+    bands, weight = _bark_bands(n_window, sample_rate)
+    in_telephone_band = (weight == 1).astype(np.float32)
+    speech, estimate = ops.matmul(speech_power, bands), ops.matmul(estimate_power, bands)
+    aligned = (ops.sum(speech * in_telephone_band, axis=-1, keepdims=True) + 5e3) / (
+        ops.sum(estimate * in_telephone_band, axis=-1, keepdims=True) + 5e3
+    )
+    estimate = estimate * ops.clip(aligned, 3e-4, 5.0)
+    loudness = [0.187 * ((power + 1.0) ** 0.23 - 1.0) for power in (speech, estimate)]
+    difference = loudness[1] - loudness[0]
+    audible = ops.relu(ops.abs(difference) - 0.25 * ops.minimum(*loudness))
+    n_barks = 17.0
+    disturbance = n_barks * ops.sqrt(ops.sum(ops.square(audible) * weight, axis=-1) / weight.sum() / 2 + 1e-4)
+    added = ((estimate + 50.0) / (speech + 50.0)) ** 1.2
+    added = ops.where(added < 3.0, ops.zeros_like(added), ops.minimum(added, 12.0))
+    asymmetric = n_barks * ops.sum(audible * added * weight, axis=-1) / weight.sum()
+    return 0.1 * disturbance + 0.0309 * asymmetric
+
+
+@functools.cache
+def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which bins make which band, (n_freq, n_bands), and the weight of each band, (n_bands,).
+
+    The matrix also brings powers to the scale of P.862, where 1 is the threshold of hearing, and
+    takes out what a telephone does not pass below 200 Hz. Bands above 3.6 kHz, which P.862's narrow
+    band does not hear, weigh 0.3.
+    """
+    frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
+    half_barks = 2 * 7 * np.arcsinh(frequency / 650)
+    band = np.minimum(half_barks.astype(int), int(np.ceil(half_barks[-1])) - 1)
+    used = np.unique(band)
+    centre = 650 * np.sinh((used + 0.5) / 2 / 7)  # Hz
+    used, centre = used[centre > 100], centre[centre > 100]
+    telephone = 1 / (1 + (200 / np.maximum(frequency, 1)) ** 6)
+    matrix = (band[:, None] == used) * telephone[:, None] * (2e8 / len(frequency))
+    return matrix.astype(np.float32), np.where(centre < 3600, 1, 0.3).astype(np.float32)

@@ -1,0 +1,266 @@
+"""Training mixtures that are made as they are needed: the data never end, the disk holds only waves."""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from audio_files import AudioCache
+from config import n_overlap, n_window, sample_rate
+from errors import InputError
+from features import stft
+from network import Scaler
+from network_input import frames_and_statistics, targets
+from recipe import Recipe
+
+SEGMENT_FRAMES = 313  # 5 s
+RUN_FRAMES = 8  # neighbouring frames that stay together in a batch
+N_HOP = n_window - n_overlap
+SEGMENT_SAMPLES = (SEGMENT_FRAMES - 1) * N_HOP + n_window
+N_FREQ = n_window // 2 + 1
+BARK = np.arcsinh(np.arange(N_FREQ) * sample_rate / n_window / 650)  # proportional to Bark
+OCTAVES = np.log2(np.maximum(np.arange(N_FREQ) * sample_rate / n_window, 62.5) / 1000)  # above 1 kHz
+
+
+@dataclass
+class Block:
+    """The features of some segments of 5 s, cut into runs of neighbouring frames in random order.
+
+    Attributes:
+      frames: (n_segments, SEGMENT_FRAMES + n_concat - 1, n_freq), scaled, borders repeated.
+      statistics: (n_segments, n_statistics * n_freq), scaled; one for each segment.
+      targets: (n_segments, SEGMENT_FRAMES, ...).
+      runs: (n_runs, 2), segment and first frame of each run.
+      runs_per_batch: how many make a batch.
+    """
+
+    frames: np.ndarray
+    statistics: np.ndarray
+    targets: np.ndarray
+    runs: np.ndarray
+    runs_per_batch: int
+
+    @property
+    def n_batches(self) -> int:
+        """How many whole batches the runs make."""
+        return len(self.runs) // self.runs_per_batch
+
+    def batch(self, number: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the inputs of network.build_network and the targets of a batch."""
+        runs = self.runs[number * self.runs_per_batch : (number + 1) * self.runs_per_batch]
+        segment, first = runs[:, :1], runs[:, 1:]
+        n_around = RUN_FRAMES + self.frames.shape[1] - SEGMENT_FRAMES
+        inputs = [self.frames[segment, first + np.arange(n_around)]]
+        if self.statistics.shape[1]:
+            inputs.append(np.repeat(self.statistics[segment], RUN_FRAMES, axis=1))
+        return inputs, self.targets[segment, first + np.arange(RUN_FRAMES)]
+
+
+class MixtureStream:
+    """Draws speech, noise, onsets and SNR anew for every block, and computes features of the mixtures.
+
+    Block k depends on the seed and k alone, so blocks can be made in any order and by any number of
+    threads, and training can go on from any iteration.
+
+    A block has one segment of 5 s for each 16 frames of a batch: 32 segments, about 32 MB, for a batch of 512.
+    """
+
+    def __init__(
+        self,
+        speech_paths: list[str],
+        noise_paths: list[str],
+        recipe: Recipe,
+        snrs: "Snrs",
+        seed: list[int],
+        cache: AudioCache,
+    ):
+        self._speech_paths, self._noise_paths = speech_paths, noise_paths
+        self._recipe, self._snrs, self._seed, self._cache = recipe, snrs, seed, cache
+        self.scaler: Scaler | None = None
+        self._runs_per_batch = max(1, recipe.training.batch_size // RUN_FRAMES)
+        self._n_segments = max(1, recipe.training.batch_size // 16)
+
+    def compute_scaler(self, n_blocks: int = 8) -> Scaler:
+        """Set and return the scaler, computed on blocks that training does not see."""
+        from features import RunningStatistics
+
+        of_frames, of_statistics = RunningStatistics(), RunningStatistics()
+        for number in range(n_blocks):
+            rng = np.random.default_rng([*self._seed, 1, number])
+            for _ in range(self._n_segments):
+                frames, statistics = frames_and_statistics(self.mixture(rng)[0], self._recipe.input)
+                of_frames.add(frames)
+                of_statistics.add(statistics[:1].reshape(1, -1))
+        shape = (self._recipe.input.n_statistics, N_FREQ)
+        statistics_mean, statistics_std = np.zeros(shape), np.ones(shape)
+        if shape[0]:
+            statistics_mean, statistics_std = of_statistics.mean.reshape(shape), of_statistics.std.reshape(shape)
+        self.scaler = Scaler(of_frames.mean, of_frames.std, statistics_mean, statistics_std)
+        return self.scaler
+
+    def block(self, number: int) -> Block:
+        """Make block `number`."""
+        rng = np.random.default_rng([*self._seed, 0, number])
+        n_side = (self._recipe.input.n_concat - 1) // 2
+        parts = []
+        for _ in range(self._n_segments):
+            mixture_stft, speech_magnitude = self.mixture(rng)
+            frames, statistics = frames_and_statistics(mixture_stft, self._recipe.input)
+            padded = np.pad(self.scaler.frames(frames), ((n_side, n_side), (0, 0)), mode="edge")
+            wanted = targets(mixture_stft, speech_magnitude, self._recipe)
+            parts.append((padded, self.scaler.statistics(statistics[0]), wanted))
+        frames, statistics, wanted = (np.stack(arrays) for arrays in zip(*parts, strict=True))
+        n_runs = SEGMENT_FRAMES // RUN_FRAMES
+        first = rng.integers(SEGMENT_FRAMES - n_runs * RUN_FRAMES + 1, size=(self._n_segments, 1))
+        first = first + RUN_FRAMES * np.arange(n_runs)
+        segment = np.broadcast_to(np.arange(self._n_segments)[:, None], first.shape)
+        runs = rng.permutation(np.stack([segment.ravel(), first.ravel()], axis=1))
+        return Block(frames, statistics, wanted, runs, self._runs_per_batch)
+
+    @property
+    def batches_per_block(self) -> int:
+        """How many batches each block makes."""
+        return self._n_segments * (SEGMENT_FRAMES // RUN_FRAMES) // self._runs_per_batch
+
+    def batches(self, first: int = 0) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+        """Yield batches without end, from number `first` on; all cores make them ahead of need.
+
+        Working set: a block for each core and two more.
+        """
+        n_threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(n_threads) as makers, ThreadPoolExecutor(n_threads) as cutters:
+            numbers = itertools.count(first // self.batches_per_block)
+            skipped = first % self.batches_per_block
+            for block in in_order_ahead(makers, self.block, numbers, n_threads + 1):
+                yield from in_order_ahead(cutters, block.batch, range(skipped, block.n_batches), n_threads)
+                skipped = 0
+
+    def sample(self, max_batches: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+        """Yield the same few batches at each call."""
+        for number in range(-(-max_batches // self.batches_per_block)):
+            block = self.block(number)
+            for index in range(min(block.n_batches, max_batches - number * self.batches_per_block)):
+                yield block.batch(index)
+
+    # --- Drawing a mixture ---
+
+    def mixture(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a mixture of 5 s.
+
+        The speech has unit power over its whole utterance; the noise is scaled to reach the SNR.
+
+        Returns:
+          mixture_stft, (SEGMENT_FRAMES, n_freq) complex64, and speech_magnitude of the same shape.
+        """
+        settings = self._recipe.training_noise
+        speech = self._speech_spectrum(rng)
+        noise = self._noise_spectrum(rng)
+        if rng.random() < settings.second:
+            noise = noise + self._noise_spectrum(rng) * np.float32(10 ** -rng.uniform(0, 0.75))
+        if settings.modulation_db > 0 and rng.random() < 0.2:
+            knots = settings.modulation_db * rng.standard_normal(8)
+            noise = noise * gain(np.interp(np.linspace(0, 7, SEGMENT_FRAMES), np.arange(8), knots))[:, None]
+        noise = with_unit_power(noise) * gain(-self._snrs.draw(rng))
+        return speech + noise, np.abs(speech)
+
+    def _speech_spectrum(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw 5 s of an utterance; from its start where the noise is estimated from the first frames."""
+        path = self._speech_paths[rng.integers(len(self._speech_paths))]
+        speech = self._cache.read(path)
+        power = np.mean(np.square(speech))
+        if power == 0:
+            raise InputError(f"{path} is silent, so no SNR can be reached; remove it")
+        at_start = self._recipe.input.noise_estimate == "first_frames"
+        return spectrum(segment(speech, SEGMENT_SAMPLES, rng, at_start) / np.sqrt(power))
+
+    def _noise_spectrum(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw 5 s of noise, a recording or made up, as the recipe says; unit power."""
+        settings = self._recipe.training_noise
+        knots = np.interp(BARK / BARK[-1] * 7, np.arange(8), rng.standard_normal(8))
+        kind = rng.random()
+        if kind < settings.synthetic:
+            slope = rng.uniform(-10, 3)  # dB per octave
+            noise, response_db = rng.standard_normal(SEGMENT_SAMPLES), slope * OCTAVES + 4 * knots
+        else:
+            noise, response_db = self._recorded_noise(rng, kind), settings.equalization_db * knots
+        return with_unit_power(spectrum(noise) * gain(response_db))
+
+    def _recorded_noise(self, rng: np.random.Generator, kind: float) -> np.ndarray:
+        """Draw 5 s of a recorded noise, or of the babble of six training speakers."""
+        settings = self._recipe.training_noise
+        if kind < settings.synthetic + settings.babble:
+            paths = [self._speech_paths[rng.integers(len(self._speech_paths))] for _ in range(6)]
+            voices = [segment(self._cache.read(path), SEGMENT_SAMPLES, rng) for path in paths]
+            return sum(voice / (np.sqrt(np.mean(np.square(voice))) + 1e-9) for voice in voices)
+        noise = self._cache.read(self._noise_paths[rng.integers(len(self._noise_paths))])
+        speed = 2 ** rng.uniform(-0.5, 0.5) if settings.speed else 1.0
+        return played_at(segment(noise, round(SEGMENT_SAMPLES * speed) + 1, rng), speed)[:SEGMENT_SAMPLES]
+
+
+def spectrum(audio: np.ndarray) -> np.ndarray:
+    """Return the STFT in single precision."""
+    return stft(audio.astype(np.float32), n_window, n_overlap)
+
+
+def segment(audio: np.ndarray, n_samples: int, rng: np.random.Generator, at_start: bool = False) -> np.ndarray:
+    """Cut n_samples from a random place; audio that is too short is repeated, from a random place in it."""
+    n_free = len(audio) - n_samples
+    onset = 0 if at_start else int(rng.integers(n_free + 1 if n_free > 0 else len(audio)))
+    if onset + n_samples <= len(audio):
+        return audio[onset : onset + n_samples]
+    return np.resize(np.roll(audio, -onset), n_samples)
+
+
+def played_at(audio: np.ndarray, speed: float) -> np.ndarray:
+    """Return audio as it sounds when it is played `speed` times as fast."""
+    if speed == 1:
+        return audio
+    import soxr
+
+    resampled = soxr.resample(audio, sample_rate * speed, sample_rate, quality="LQ")
+    return np.pad(resampled, (0, max(0, SEGMENT_SAMPLES - len(resampled))))
+
+
+def gain(decibels: np.ndarray | float) -> np.ndarray:
+    """Return the factor of a gain in dB, limited to 60 dB either way, in single precision; -inf dB is 0."""
+    factor = 10 ** (np.clip(decibels, -60, 60) / 20)
+    return np.where(np.isneginf(decibels), 0, factor).astype(np.float32)
+
+
+def with_unit_power(spectra: np.ndarray) -> np.ndarray:
+    """Scale spectra to a mean power of 1; silence stays silence."""
+    return spectra / (np.sqrt(np.mean(np.square(np.abs(spectra)))) + np.float32(1e-9))
+
+
+@dataclass(frozen=True)
+class Snrs:
+    """The signal-to-noise ratios of training mixtures: some values, or an evenly filled range, in dB."""
+
+    values: tuple[float, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """Draw one."""
+        if self.values:
+            return self.values[rng.integers(len(self.values))]
+        return rng.uniform(self.low, self.high)
+
+
+def in_order_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n_ahead: int) -> Iterator:
+    """Yield function(item) for each item in order, with up to n_ahead results made ahead by the pool."""
+    items, waiting = iter(items), deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
