@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from command_line import add_step, decibels, positive_int, run_step, say, track
+from command_line import add_step, decibels, n_cores, positive_int, run_step, say, track
 from config import n_window, sample_rate
 from errors import InputError, MissingFileError, require_dir, require_file
 from safe_files import write_text
@@ -160,7 +160,7 @@ def score_jobs(jobs: list[tuple[Mixture, str]], program: str, workspace: str, sp
         degraded = signal_path(workspace, te_snr, mixture, signal)
         return score_wave(program, reference, degraded, os.path.join(folder, f".tmp-pesq-{number}"))
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(n_cores()) as pool:
         warnings.filterwarnings("ignore", message="Not enough STFT frames")  # stoi_score says it
         yield from pool.map(score, range(len(jobs)))
 

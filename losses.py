@@ -13,6 +13,8 @@ from config import n_window, sample_rate
 from keras_backend import import_keras
 from recipe import Recipe
 
+SPEECH_LEVEL = 1e6  # mean power of speech in a bin, over the threshold of hearing: 60 dB
+AUDIBLE = 5e3  # power of a frame from which its level is aligned
 MAGNITUDE_FLOOR = 1e-6  # added before a magnitude is compressed, so that its slope stays finite
 
 
@@ -73,14 +75,11 @@ def compressed_loss(y, mask, compression: float, loudness_weight: float):
 
 
 def loudness_distance(speech_power, estimate_power):
-    """Return how much louder or softer the estimate is than the speech, frame by frame, after ITU-T P.862.
+    """Return the root mean square difference of specific loudness between estimate and speech, frame by frame.
 
-    A simplification that has gradients everywhere: powers are summed in bands of half a Bark above
-    100 Hz; the level of the estimate is aligned in each frame; Zwicker's power law makes specific
-    loudness; differences within a quarter of the softer loudness are masked. To the root mean square
-    of the differences an asymmetric term is added, in which added energy weighs more than
-    missing energy (P.862's disturbance and asymmetrical disturbance, and the weights that
-    its score gives them).
+    The textbook's hearing: powers are summed in bands of half a Bark, and loudness grows with the power of
+    0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The level of each frame is aligned
+    first: this judges the shape of the spectrum, the level is judged by the compressed magnitudes.
 
     Args:
       speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech.
@@ -89,30 +88,20 @@ def loudness_distance(speech_power, estimate_power):
     """
     ops = import_keras().ops
     bands, weight = _bark_bands(n_window, sample_rate)
-    in_telephone_band = (weight == 1).astype(np.float32)
     speech, estimate = ops.matmul(speech_power, bands), ops.matmul(estimate_power, bands)
-    aligned = (ops.sum(speech * in_telephone_band, axis=-1, keepdims=True) + 5e3) / (
-        ops.sum(estimate * in_telephone_band, axis=-1, keepdims=True) + 5e3
-    )
-    estimate = estimate * ops.clip(aligned, 3e-4, 5.0)
-    loudness = [0.187 * ((power + 1.0) ** 0.23 - 1.0) for power in (speech, estimate)]
-    difference = loudness[1] - loudness[0]
-    audible = ops.relu(ops.abs(difference) - 0.25 * ops.minimum(*loudness))
-    n_barks = 17.0
-    disturbance = n_barks * ops.sqrt(ops.sum(ops.square(audible) * weight, axis=-1) / weight.sum() / 2 + 1e-4)
-    added = ((estimate + 50.0) / (speech + 50.0)) ** 1.2
-    added = ops.where(added < 3.0, ops.zeros_like(added), ops.minimum(added, 12.0))
-    asymmetric = n_barks * ops.sum(audible * added * weight, axis=-1) / weight.sum()
-    return 0.1 * disturbance + 0.0309 * asymmetric
+    level = [ops.sum(power, axis=-1, keepdims=True) + AUDIBLE for power in (speech, estimate)]
+    estimate = estimate * (level[0] / level[1])
+    loudness = [(power + 1.0) ** 0.23 - 1.0 for power in (speech, estimate)]
+    difference = ops.square(loudness[1] - loudness[0])
+    return ops.sqrt(ops.sum(difference * weight, axis=-1) / weight.sum() + 1e-4)
 
 
 @functools.cache
 def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which bins make which band, (n_freq, n_bands), and the weight of each band, (n_bands,).
+    """Return which bins make which band of half a Bark, (n_freq, n_bands), and the weight of each band, (n_bands,).
 
-    The matrix also brings powers to the scale of P.862, where 1 is the threshold of hearing, and
-    takes out what a telephone does not pass below 200 Hz. Bands above 3.6 kHz, which P.862's narrow
-    band does not hear, weigh 0.3.
+    The matrix also brings powers to a scale on which 1 is the threshold of hearing. Bands above 3.6 kHz,
+    where telephone speech ends, weigh 0.3; those below 100 Hz are left out.
     """
     frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
     half_barks = 2 * 7 * np.arcsinh(frequency / 650)
@@ -120,6 +109,5 @@ def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray
     used = np.unique(band)
     centre = 650 * np.sinh((used + 0.5) / 2 / 7)  # Hz
     used, centre = used[centre > 100], centre[centre > 100]
-    telephone = 1 / (1 + (200 / np.maximum(frequency, 1)) ** 6)
-    matrix = (band[:, None] == used) * telephone[:, None] * (2e8 / len(frequency))
+    matrix = (band[:, None] == used) * SPEECH_LEVEL
     return matrix.astype(np.float32), np.where(centre < 3600, 1, 0.3).astype(np.float32)

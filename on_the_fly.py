@@ -1,7 +1,6 @@
 """Training mixtures that are made as they are needed: the data never end, the disk holds only waves."""
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from audio_files import AudioCache
+from command_line import n_cores
 from config import n_overlap, n_window, sample_rate
 from errors import InputError
 from features import stft
@@ -17,8 +17,8 @@ from network import Scaler
 from network_input import frames_and_statistics, targets
 from recipe import Recipe
 
-SEGMENT_FRAMES = 313  # 5 s
-RUN_FRAMES = 8  # neighbouring frames that stay together in a batch
+SEGMENT_FRAMES = 312  # 5 s, no more than a window of level_window_s = 5: one estimate serves a segment
+RUN_FRAMES = 4  # neighbouring frames that stay together in a batch
 N_HOP = n_window - n_overlap
 SEGMENT_SAMPLES = (SEGMENT_FRAMES - 1) * N_HOP + n_window
 N_FREQ = n_window // 2 + 1
@@ -131,7 +131,7 @@ class MixtureStream:
 
         Working set: a block for each core and two more.
         """
-        n_threads = os.cpu_count() or 1
+        n_threads = n_cores()
         with ThreadPoolExecutor(n_threads) as makers, ThreadPoolExecutor(n_threads) as cutters:
             numbers = itertools.count(first // self.batches_per_block)
             skipped = first % self.batches_per_block
@@ -156,15 +156,8 @@ class MixtureStream:
         Returns:
           mixture_stft, (SEGMENT_FRAMES, n_freq) complex64, and speech_magnitude of the same shape.
         """
-        settings = self._recipe.training_noise
         speech = self._speech_spectrum(rng)
-        noise = self._noise_spectrum(rng)
-        if rng.random() < settings.second:
-            noise = noise + self._noise_spectrum(rng) * np.float32(10 ** -rng.uniform(0, 0.75))
-        if settings.modulation_db > 0 and rng.random() < 0.2:
-            knots = settings.modulation_db * rng.standard_normal(8)
-            noise = noise * gain(np.interp(np.linspace(0, 7, SEGMENT_FRAMES), np.arange(8), knots))[:, None]
-        noise = with_unit_power(noise) * gain(-self._snrs.draw(rng))
+        noise = self._noise_spectrum(rng) * gain(-self._snrs.draw(rng))
         return speech + noise, np.abs(speech)
 
     def _speech_spectrum(self, rng: np.random.Generator) -> np.ndarray:
@@ -181,24 +174,15 @@ class MixtureStream:
         """Draw 5 s of noise, a recording or made up, as the recipe says; unit power."""
         settings = self._recipe.training_noise
         knots = np.interp(BARK / BARK[-1] * 7, np.arange(8), rng.standard_normal(8))
-        kind = rng.random()
-        if kind < settings.synthetic:
+        if rng.random() < settings.synthetic:
             slope = rng.uniform(-10, 3)  # dB per octave
             noise, response_db = rng.standard_normal(SEGMENT_SAMPLES), slope * OCTAVES + 4 * knots
         else:
-            noise, response_db = self._recorded_noise(rng, kind), settings.equalization_db * knots
+            recording = self._cache.read(self._noise_paths[rng.integers(len(self._noise_paths))])
+            speed = 2 ** rng.uniform(-0.5, 0.5) if settings.speed else 1.0
+            noise = played_at(segment(recording, round(SEGMENT_SAMPLES * speed) + 1, rng), speed)[:SEGMENT_SAMPLES]
+            response_db = settings.equalization_db * knots
         return with_unit_power(spectrum(noise) * gain(response_db))
-
-    def _recorded_noise(self, rng: np.random.Generator, kind: float) -> np.ndarray:
-        """Draw 5 s of a recorded noise, or of the babble of six training speakers."""
-        settings = self._recipe.training_noise
-        if kind < settings.synthetic + settings.babble:
-            paths = [self._speech_paths[rng.integers(len(self._speech_paths))] for _ in range(6)]
-            voices = [segment(self._cache.read(path), SEGMENT_SAMPLES, rng) for path in paths]
-            return sum(voice / (np.sqrt(np.mean(np.square(voice))) + 1e-9) for voice in voices)
-        noise = self._cache.read(self._noise_paths[rng.integers(len(self._noise_paths))])
-        speed = 2 ** rng.uniform(-0.5, 0.5) if settings.speed else 1.0
-        return played_at(segment(noise, round(SEGMENT_SAMPLES * speed) + 1, rng), speed)[:SEGMENT_SAMPLES]
 
 
 def spectrum(audio: np.ndarray) -> np.ndarray:

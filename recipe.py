@@ -72,9 +72,6 @@ class TrainingNoise:
 
     speed: bool
     synthetic: float
-    babble: float
-    second: float
-    modulation_db: float
     equalization_db: float
 
 

@@ -1,0 +1,311 @@
+"""Train recipes on a corpus, score them on unseen speakers and noises, and print the ablation table.
+
+    python benchmarks/quality.py --corpus CORPUS --out DIR [--only NAME ...]
+
+CORPUS has the folders train_speech, train_noise, train_noise_free, test_speech and test_noise. Every
+system has a workspace of its own in DIR. What is there already is not done again, so a run that was
+killed, or given other names with --only, goes on where it stopped. DIR/quality.csv has one row for each file.
+
+The ladder goes from regression to the default recipe, one idea at a time, each row with the same
+number of iterations on the same mixtures. Nothing is chosen on the test set.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import evaluate
+import main_dnn
+import prepare_data
+from audio_files import list_audio, read_audio, write_wave
+from recipe import load_recipe
+from workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+
+MEASURES = ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi", "si_sdr")
+SNRS = (-5, 0, 5, 10, 15, 20)  # dB
+LADDER = {  # name: what is changed against the row before
+    "regression": {  # of log magnitudes, the default's frames, units and SNRs
+        "input": {"noise_estimate": "none", "percentiles": [], "subtract_noise": False, "level_window_s": 0.0},
+        "network": {"layer_normalization": False},
+        "target": {"output": "log_magnitude", "loss": "mean_squared_error", "loudness_weight": 0.0},
+        "training": {
+            "learning_rate": 1e-4,
+            "warm_up": 0,
+            "cosine_decay": False,
+            "clip_norm": 0.0,
+            "weight_average": 0.0,
+        },
+        "training_noise": {"speed": False, "synthetic": 0.0, "equalization_db": 0.0},
+    },
+    "+ mask": {"target": {"output": "mask", "loss": "compressed_magnitude"}},
+    "+ noise estimates": {"input": {"noise_estimate": "percentiles", "percentiles": [20], "level_window_s": 5.0}},
+    "+ subtracted": {"input": {"subtract_noise": True}},
+    "+ four percentiles": {"input": {"percentiles": [20, 10, 50, 80]}},
+    "+ layer normalization": {"network": {"layer_normalization": True}},
+    "+ schedule, average": {"training": None},  # None: as in the default
+    "+ noise variety": {"training_noise": None},
+    "+ loudness (default)": {"target": None},
+}
+LONG = ("default", "original")
+
+
+# --- Recipes of the ladder ----------------------------------------------------------------------
+
+
+def ladder_recipe(name: str) -> dict:
+    """Return the recipe of a row of the ladder as nested dictionaries."""
+    default = recipe_dict("default")
+    recipe = json.loads(json.dumps(default))
+    for row, changes in LADDER.items():
+        for section, values in changes.items():
+            recipe[section].update(default[section] if values is None else values)
+        if row == name:
+            return recipe
+    raise KeyError(name)
+
+
+def recipe_dict(name: str) -> dict:
+    """Return a shipped recipe as nested dictionaries."""
+    import dataclasses
+
+    return dataclasses.asdict(load_recipe(name))
+
+
+def write_recipe(path: Path, recipe: dict) -> None:
+    """Write a recipe as TOML; JSON's spelling of these values is also TOML's."""
+    lines = []
+    for section, values in recipe.items():
+        lines += [
+            f"[{section}]",
+            *(f"{name} = {json.dumps(value).replace('Infinity', 'inf')}" for name, value in values.items()),
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# --- Systems --------------------------------------------------------------------------------------
+
+
+def check(status: int) -> None:
+    """Stop if a command failed; it has said why."""
+    if status != 0:
+        raise SystemExit(status)
+
+
+def run(script, step: str, *flags) -> None:
+    """Run a step of the pipeline in this process."""
+    check(script.main([step, *map(str, flags)]))
+
+
+def training_noise_dir(corpus: Path, out: Path) -> Path:
+    """Return a folder that links to both folders of training noise."""
+    folder = out / "train_noise"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train_noise", "train_noise_free"):
+        if (corpus / name).is_dir() and not (folder / name).exists():
+            (folder / name).symlink_to((corpus / name).resolve())
+    return folder
+
+
+def prepare_test_set(corpus: Path, workspace: Path, snrs: list[float]) -> None:
+    """Mix the test set at each SNR: every test speech with every test noise."""
+    folders = ("--speech_dir", corpus / "test_speech", "--noise_dir", corpus / "test_noise", "--data_type", "test")
+    run(prepare_data, "create_mixture_csv", "--workspace", workspace, *folders)
+    for snr in snrs:
+        run(prepare_data, "calculate_mixture_features", "--workspace", workspace, *folders, f"--snr={snr}")
+
+
+def prepare_training_set(corpus: Path, workspace: Path, noise_dir: Path) -> None:
+    """Prepare the packed training set of the original: 0 dB, two noises for each speech."""
+    folders = ("--speech_dir", corpus / "train_speech", "--noise_dir", noise_dir, "--data_type", "train")
+    common = ("--workspace", workspace, "--data_type", "train", "--snr", 0)
+    run(prepare_data, "create_mixture_csv", "--workspace", workspace, *folders, "--magnification", 2)
+    run(prepare_data, "calculate_mixture_features", "--workspace", workspace, *folders, "--snr", 0)
+    run(prepare_data, "pack_features", *common, "--n_hop", 3)
+    run(prepare_data, "compute_scaler", *common)
+
+
+def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int) -> None:
+    """Train a system, going on from its last saved state."""
+    recipe = workspace / "recipe.toml"
+    write_recipe(recipe, ladder_recipe(name) if name in LADDER else recipe_dict(name))
+    noise_dir = training_noise_dir(corpus, out)
+    flags = ["--workspace", workspace, "--te_snr", 0, "--recipe", recipe, "--n_iterations", n_iterations]
+    flags += ["--eval_every", max(1, n_iterations // 10), "--save_every", max(1, n_iterations // 4), "--keep", 1]
+    run(prepare_data, "pack_features", "--workspace", workspace, "--data_type", "test", "--snr", 0, "--recipe", recipe)
+    if name == "original":
+        if not (workspace / "packed_features/spectrogram/train/0db/scaler.npz").exists():
+            prepare_training_set(corpus, workspace, noise_dir)
+    else:
+        flags += ["--on_the_fly", "--speech_dir", corpus / "train_speech", "--noise_dir", noise_dir, "--cache_mb", 2000]
+    if name in LONG:
+        flags += ["--valid_fraction", 0.1]
+    if list(workspace.glob("models/*/state.npz")):
+        flags.append("--resume")
+    run(main_dnn, "train", *flags)
+
+
+def iteration_to_score(name: str, workspace: Path, n_iterations: int) -> int | str:
+    """Return which model is scored: for the original's long run the best on held-out training speakers."""
+    return "best" if name == "original" and list(workspace.glob("models/*/md_best.keras")) else n_iterations
+
+
+def enhance_with_logmmse(workspace: Path, snr: float) -> None:
+    """Enhance the test set with log-MMSE (Ephraim and Malah, 1985) of the package logmmse."""
+    from logmmse import logmmse
+
+    for mixture in read_mixtures(str(workspace), "test"):
+        mixed = read_audio(mixed_audio_path(str(workspace), "test", snr, mixture.name))
+        enhanced = np.asarray(logmmse(mixed.astype(np.float32), 16000), np.float64)
+        enhanced = np.pad(enhanced, (0, max(0, len(mixed) - len(enhanced))))[: len(mixed)]
+        write_wave(enhanced_path(str(workspace), snr, mixture.name), enhanced)
+
+
+def run_system(name: str, corpus: Path, out: Path, snrs: list[float], n_iterations: int, pesq: str) -> None:
+    """Train (where there is something to train), enhance and score one system at each SNR."""
+    workspace = out / name.replace(" ", "_").replace("+_", "plus_")
+    missing = [snr for snr in snrs if not os.path.exists(scores_path(str(workspace), snr))]
+    if not missing:
+        return
+    prepare_test_set(corpus, workspace, missing)
+    if name != "logmmse" and not list(workspace.glob(f"models/*/md_{n_iterations}iters.keras")):
+        train(name, corpus, out, workspace, n_iterations)
+    for snr in missing:
+        if name == "logmmse":
+            enhance_with_logmmse(workspace, snr)
+        else:
+            iteration = iteration_to_score(name, workspace, n_iterations)
+            run(main_dnn, "inference", "--workspace", workspace, f"--te_snr={snr}", "--iteration", iteration)
+        speech_dir = corpus / "test_speech"
+        run(
+            evaluate,
+            "calculate_pesq",
+            "--workspace",
+            workspace,
+            "--speech_dir",
+            speech_dir,
+            f"--te_snr={snr}",
+            "--pesq",
+            pesq,
+        )
+
+
+# --- Scores ---------------------------------------------------------------------------------------
+
+
+def si_sdr(reference: np.ndarray, degraded: np.ndarray) -> float:
+    """Return the scale-invariant signal-to-distortion ratio in dB (Le Roux et al., 2019)."""
+    reference, degraded = reference - reference.mean(), degraded - degraded.mean()
+    target = reference * (degraded @ reference) / (reference @ reference)
+    return float(10 * np.log10((target @ target) / np.sum((degraded - target) ** 2)))
+
+
+def collect(corpus: Path, out: Path) -> list[dict]:
+    """Read the scores of all workspaces, add SI-SDR, write quality.csv; noisy waves are the system "unprocessed"."""
+    rows = {}
+    for path in sorted(out.glob("*/scores/test/*/scores.csv")):
+        workspace, snr = path.parents[3], float(path.parent.name.removesuffix("db"))
+        names = {tuple(mixture[:2]): mixture.name for mixture in read_mixtures(str(workspace), "test")}
+        with open(path, encoding="utf-8") as file:
+            scores = [row for row in csv.DictReader(file) if row["pesq_raw_mos"]]
+        for row in scores:
+            noisy, pair = row["signal"] == "noisy", (row["speech_name"], row["noise_name"])
+            key = ("unprocessed" if noisy else workspace.name, snr, *pair)
+            if key not in rows:
+                place = (str(workspace), "test", snr, names[pair]) if noisy else (str(workspace), snr, names[pair])
+                degraded = read_audio((mixed_audio_path if noisy else enhanced_path)(*place)).astype(np.float64)
+                reference = read_audio(str(corpus / "test_speech" / pair[0])).astype(np.float64)
+                rows[key] = dict(zip(("system", "snr", "speech", "noise"), key, strict=True))
+                rows[key] |= {name: float(row[name]) for name in MEASURES[:-1] if row[name]}
+                rows[key]["si_sdr"] = si_sdr(reference, degraded)
+    with open(out / "quality.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["system", "snr", "speech", "noise", *MEASURES])
+        writer.writeheader()
+        writer.writerows(rows.values())
+    return list(rows.values())
+
+
+def bootstrap_interval(gains: dict[str, list[float]], n_draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of a mean gain; utterances are drawn with replacement, each with all its noises."""
+    means = np.array([np.mean(values) for values in gains.values()])
+    rng = np.random.default_rng(0)
+    drawn = means[rng.integers(len(means), size=(n_draws, len(means)))].mean(axis=1)
+    return tuple(np.percentile(drawn, [2.5, 97.5]))
+
+
+def print_table(rows: list[dict], snr: float, noises: str) -> None:
+    """Print the means of each system at an SNR over the noises whose names start with `noises`."""
+    chosen = [row for row in rows if row["snr"] == snr and row["noise"].startswith(noises)]
+    noisy = {(row["speech"], row["noise"]): row for row in chosen if row["system"] == "unprocessed"}
+    if not noisy:
+        return
+    print(f"\n{snr:g} dB, {f'noises {noises}*' if noises else 'all noises'}, {len(noisy)} mixtures")
+    print("| system | raw PESQ | gain | 95 % interval | LQO narrow | LQO wide | STOI | SI-SDR dB |")
+    print("|---|---|---|---|---|---|---|---|")
+    systems = sorted({row["system"] for row in chosen}, key=lambda name: (name != "unprocessed", name))
+    for system in systems:
+        of_system = [row for row in chosen if row["system"] == system]
+        gains = {}
+        for row in of_system:
+            gain = row["pesq_raw_mos"] - noisy[row["speech"], row["noise"]]["pesq_raw_mos"]
+            gains.setdefault(row["speech"], []).append(gain)
+        mean = {name: np.mean([row[name] for row in of_system if name in row]) for name in MEASURES}
+        low, high = bootstrap_interval(gains)
+        gain = mean["pesq_raw_mos"] - np.mean([row["pesq_raw_mos"] for row in noisy.values()])
+        scores = [f"{mean[name]:.{digits}f}" for name, digits in zip(MEASURES, (2, 2, 2, 3, 1), strict=True)]
+        print("|", " | ".join([system, scores[0], f"{gain:+.2f}", f"{low:+.2f} to {high:+.2f}", *scores[1:]]), "|")
+
+
+def draw_gain(rows: list[dict], path: Path) -> None:
+    """Draw the gain in raw PESQ against the SNR, for the systems that were scored at several."""
+    from matplotlib.figure import Figure
+
+    means = {}
+    for row in rows:
+        means.setdefault((row["system"], row["snr"]), []).append(row["pesq_raw_mos"])
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for system in sorted({name for name, _ in means} - {"unprocessed"}):
+        snrs = sorted(snr for name, snr in means if name == system)
+        if len(snrs) > 1:
+            gains = [np.mean(means[system, snr]) - np.mean(means["unprocessed", snr]) for snr in snrs]
+            axes.plot(snrs, gains, marker="o", label=system)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set(xlabel="SNR (dB)", ylabel="gain in raw P.862 MOS over unprocessed")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Run the systems that are asked for, then print the tables of all that were scored."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of the five folders of audio")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all results")
+    systems = ["logmmse", "original", "xu2015", "xu2015_multi", *LADDER, "default"]
+    parser.add_argument("--only", nargs="*", choices=systems, default=systems, metavar="NAME", help=", ".join(systems))
+    parser.add_argument("--n_iterations", type=int, default=4000, help="of each row of the ladder (4000)")
+    parser.add_argument("--long_iterations", type=int, default=60000, help="of default and original (60000)")
+    parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
+    arguments = parser.parse_args()
+    list_audio(str(arguments.corpus / "test_speech"), "speech")
+    for name in arguments.only:
+        n_iterations = arguments.long_iterations if name in LONG else arguments.n_iterations
+        snrs = SNRS if name in ("default", "logmmse") else (0,)
+        run_system(name, arguments.corpus, arguments.out, snrs, n_iterations, arguments.pesq)
+    rows = collect(arguments.corpus, arguments.out)
+    for snr in SNRS:
+        for noises in ("", "noisex"):
+            print_table(rows, snr, noises)
+    draw_gain(rows, arguments.out / "gain.png")
+
+
+if __name__ == "__main__":
+    main()
