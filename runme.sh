@@ -30,7 +30,7 @@ case "$MINIDATA" in
         TR_NOISE_DIR=${TR_NOISE_DIR:-$here/mini_data/train_noise}
         TE_SPEECH_DIR=${TE_SPEECH_DIR:-$here/mini_data/test_speech}
         TE_NOISE_DIR=${TE_NOISE_DIR:-$here/mini_data/test_noise}
-        ITERATION=${ITERATION:-1000} ;;  # training steps
+        ITERATION=${ITERATION:-400} ;;  # training steps
     0)  for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
             [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
         done
