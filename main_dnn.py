@@ -78,16 +78,9 @@ def train(
     Raises:
       InputError: data or scaler are missing, damaged or made with different settings.
     """
-    from recipe import load_recipe
     from training import Training, run_training
 
-    chosen = load_recipe(recipe)
-    overrides = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size}
-    if tr_snr or tr_snr_range:
-        overrides |= {"snr_db": tr_snr or [], "snr_range_db": tr_snr_range or []}
-    chosen = with_training(chosen, {name: value for name, value in overrides.items() if value is not None})
-    if bool(chosen.training.snr_db) == bool(chosen.training.snr_range_db):
-        raise InputError(f"recipe {recipe}: expected SNRs or a range of them, found both or none; give --tr_snr")
+    chosen = resolve_recipe(recipe, tr_snr, tr_snr_range, lr, n_iterations, batch_size)
     tr_name = training_name(chosen)
     with contextlib.ExitStack() as stack:
         if on_the_fly:
@@ -101,6 +94,23 @@ def train(
         if resume:
             training.load_state()
         run_training(training, eval_every, save_every, keep)
+
+
+def resolve_recipe(name: str, tr_snr, tr_snr_range, lr: float | None, n_iterations: int | None, batch_size: int | None):
+    """Load a recipe and put the flags of train over it; None leaves what the recipe says.
+
+    Raises:
+      InputError: there is no such recipe, or both or neither of SNRs and a range of them.
+    """
+    from recipe import load_recipe
+
+    overrides = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size}
+    if tr_snr or tr_snr_range:
+        overrides |= {"snr_db": tr_snr or [], "snr_range_db": tr_snr_range or []}
+    recipe = with_training(load_recipe(name), {key: value for key, value in overrides.items() if value is not None})
+    if bool(recipe.training.snr_db) == bool(recipe.training.snr_range_db):
+        raise InputError(f"recipe {name}: expected SNRs or a range of them, found both or none; give --tr_snr")
+    return recipe
 
 
 def with_training(recipe, overrides: dict):

@@ -156,14 +156,14 @@ def test_help_imports_nothing_heavy_and_explains_each_flag(script):
 
 def environment(**variables):
     """Return the environment for runme.sh: the tests' own Python, and these variables."""
-    names = "MINIDATA TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR TR_SNR TE_SNR WORKSPACE ITERATION"
+    names = "MINIDATA RECIPE TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR TR_SNR TE_SNR WORKSPACE ITERATION"
     inherited = {key: value for key, value in os.environ.items() if key not in names.split()}
     return {**inherited, "VIRTUAL_ENV": sys.prefix, **variables}
 
 
-def runme(*flags, **variables):
+def runme(*flags, cwd=None, **variables):
     command = [str(ROOT / "runme.sh"), *flags]
-    return subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment(**variables), cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
@@ -179,6 +179,20 @@ def test_runme_ends_with_the_table_and_names_the_pictures(tmp_path):
     for name in ("enh_wavs/test/0db", "figures/test/0db", "models/2.5db", "scores/test/0db", "training_stats/2.5db"):
         assert list((workspace / name).iterdir()), name
     assert not [name for name in files_below(workspace) if "tmp" in name]
+
+
+@pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
+def test_runme_runs_all_steps_of_the_original_from_any_folder(tmp_path):
+    shutil.copytree(MINI, tmp_path / "data")
+    names = ("TR_SPEECH_DIR", "TR_NOISE_DIR", "TE_SPEECH_DIR", "TE_NOISE_DIR")
+    long = {"TR": "train", "TE": "test"}
+    folders = {name: f"data/{long[name[:2]]}_{name[3:-4].lower()}" for name in names}
+    result = runme(RECIPE="original", MINIDATA="0", ITERATION="2", cwd=tmp_path, **folders)
+    assert result.returncode == 0, result.stdout + result.stderr
+    workspace = tmp_path / "workspace_original"
+    for name in ("packed_features/spectrogram/train/0db/scaler.npz", "models/0db/md_2iters.keras"):
+        assert (workspace / name).exists(), name
+    assert "Avg." in result.stdout
 
 
 def test_runme_stops_at_the_step_that_fails_and_names_it(tmp_path):
