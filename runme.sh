@@ -22,15 +22,15 @@ case "$RECIPE" in                    # folder of all intermediate files and resu
     *) WORKSPACE=${WORKSPACE:-workspace_$(basename "$RECIPE" .toml)} ;;
 esac
 case "$RECIPE" in                    # 1: training mixtures are made while training; 0: once, before it
-    original) ON_THE_FLY=${ON_THE_FLY:-0} ;;
-    *) ON_THE_FLY=${ON_THE_FLY:-1} ;;
+    original) ON_THE_FLY=${ON_THE_FLY:-0} mini_iterations=1000 ;;
+    *) ON_THE_FLY=${ON_THE_FLY:-1} mini_iterations=400 ;;
 esac
 case "$MINIDATA" in
     1)  TR_SPEECH_DIR=${TR_SPEECH_DIR:-$here/mini_data/train_speech}
         TR_NOISE_DIR=${TR_NOISE_DIR:-$here/mini_data/train_noise}
         TE_SPEECH_DIR=${TE_SPEECH_DIR:-$here/mini_data/test_speech}
         TE_NOISE_DIR=${TE_NOISE_DIR:-$here/mini_data/test_noise}
-        ITERATION=${ITERATION:-400} ;;  # training steps
+        ITERATION=${ITERATION:-$mini_iterations} ;;  # training steps
     0)  for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
             [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
         done
