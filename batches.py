@@ -12,8 +12,8 @@ from recipe import Recipe, data_settings
 from safe_files import read_npz
 from workspace import read_mixtures, scaler_path
 
-BLOCK_ROWS = 64  # neighbouring rows that are read together
-POOL_ROWS = 8192  # rows that are shuffled together: 66 MB with 7 frames of 257 bins
+BLOCK_ROWS = 32  # neighbouring rows that are read together
+POOL_ROWS = 4096  # rows that are shuffled together: 33 MB with 7 frames of 257 bins
 Batch = tuple[list[np.ndarray], np.ndarray]  # the inputs of network.build_network, and the targets
 
 
@@ -65,12 +65,12 @@ class PackedData:
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield each row once, in shuffled batches; the last may be short.
 
-        Blocks of 64 neighbouring rows (about 3 s of audio) are shuffled, then the rows of a pool
-        of 8192 rows together. A set of up to 8192 rows is fully shuffled. In a larger one, a batch
+        Blocks of 32 neighbouring rows (about 1.5 s of audio) are shuffled, then the rows of a pool
+        of 4096 rows together. A set of up to 4096 rows is fully shuffled. In a larger one, a batch
         of 500 is a random draw from 128 places of the data instead of from all rows: rows of a block
-        meet in the same sixteen batches, which is the only order that is left.
+        meet in the same eight batches, which is the only order that is left.
 
-        Working set: the pool, 66 MB with 7 frames of 257 bins.
+        Working set: the pool, 33 MB with 7 frames of 257 bins.
         """
         blocks = self._blocks(BLOCK_ROWS)
         order = rng.permutation(len(blocks))

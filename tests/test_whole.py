@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, prepared):
         )
         shutil.rmtree(workspace)
     print(peaks)
-    # 380 mixtures more are 165 MB of packed features; a pool of 66 MB is what may be kept of them.
+    # 380 mixtures more are 165 MB of packed features; a pool of 33 MB is what may be kept of them.
     assert np.all(peaks[400] - peaks[20] < 100), peaks
     assert np.all(peaks[400] < 1500), peaks
 
