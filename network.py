@@ -57,7 +57,7 @@ class Settings:
       iteration: training steps taken.
       recipe: the recipe the model was made with.
       scaler: of what the network sees.
-      gv_beta: factor that equalises the variance of the estimates, [1] equation 10; 1 where it is not used.
+      gv_beta: factor that equalises the variance of the estimates, [1]; 1 where it is not used.
     """
 
     sample_rate: int

@@ -20,7 +20,7 @@ def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.nda
     """Return what the network sees of a mixture.
 
     With noise_estimate "first_frames" the one statistic is the mean of the first frames' log
-    magnitude, as in noise-aware training, [1] equation 6: z = (1/T) sum of y_t, t = 1..T. With
+    magnitude, as in noise-aware training, [1], as far as we know it: z = (1/T) sum of y_t, t = 1..T. With
     "percentiles" it is some percentiles of each bin's log magnitude over the window of
     level_window_s seconds around the frame; the window is moved inwards at the ends of a recording.
 

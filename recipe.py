@@ -130,11 +130,25 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
     sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
     _check_names(content, sections, path)
     recipe = Recipe(**{name: _section(kind, content[name], f"{path} [{name}]") for name, kind in sections.items()})
-    if recipe.input.n_concat < 1 or recipe.input.n_concat % 2 == 0:
-        raise InputError(f"{path} [input]: expected an odd n_concat, found {recipe.input.n_concat}; mend it")
+    _check_input(recipe.input, f"{path} [input]")
     if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
         raise InputError(f"{path} [target]: output mask and loss compressed_magnitude go together; mend it")
     return recipe
+
+
+def _check_input(settings: Input, where: str) -> None:
+    """Raise InputError if the values of the section [input] do not fit together."""
+    if settings.n_concat < 1 or settings.n_concat % 2 == 0:
+        raise InputError(f"{where}: expected an odd n_concat, found {settings.n_concat}; mend it")
+    if settings.noise_estimate != "percentiles":
+        if settings.subtract_noise:
+            raise InputError(f"{where}: subtract_noise needs the noise_estimate percentiles; mend it")
+        return
+    # Mixtures made on the fly last 5 s and have one estimate; 10 s are what a stream may be kept waiting for.
+    if not 5 <= settings.level_window_s <= 10:
+        raise InputError(f"{where}: expected a level_window_s from 5 to 10 s, found {settings.level_window_s}; mend it")
+    if not settings.percentiles or not all(0 <= percent <= 100 for percent in settings.percentiles):
+        raise InputError(f"{where}: expected percentiles from 0 to 100, found {settings.percentiles}; mend it")
 
 
 def _section(kind: type, content: dict, where: str):

@@ -67,7 +67,7 @@ def pesq_scores(program: str, reference: np.ndarray, degraded: np.ndarray, folde
 
 
 def mos_lqo(raw_mos: float) -> float:
-    """Map a raw P.862 score to the scale of listeners' opinions, ITU-T P.862.1 equation 1."""
+    """Map a raw P.862 score to the scale of listeners' opinions, ITU-T P.862.1."""
     return 0.999 + 4.0 / (1.0 + float(np.exp(-1.4945 * raw_mos + 4.6607)))
 
 

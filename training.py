@@ -109,7 +109,7 @@ class Training:
         return settings
 
     def global_variance_ratio(self) -> float:
-        """Return beta = sqrt(GV_ref / GV_est), [1] equations 8 to 10, over frames and bins together.
+        """Return beta = sqrt(GV_ref / GV_est) of [1], as far as we know it, over frames and bins together.
 
         GV_ref is the variance of the training sample's scaled clean log magnitudes, GV_est that of the answers.
         """

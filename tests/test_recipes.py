@@ -57,6 +57,8 @@ def test_the_papers_values_stand_in_its_recipe():
         ('output = "log_magnitude"', 'output = "phase"', "output to be one of log_magnitude, mask"),
         ('output = "log_magnitude"', 'output = "mask"', "go together"),
         ("[input]", "[input", "not a TOML file"),
+        ("subtract_noise = false", "subtract_noise = true", "subtract_noise needs"),
+        ('noise_estimate = "none"', 'noise_estimate = "percentiles"', "level_window_s from 5 to 10 s, found 0.0"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_named(tmp_path, old, new, message):
