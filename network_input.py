@@ -1,6 +1,6 @@
 """What the network sees of a mixture and what it is to answer, as a recipe says; pure array functions.
 
-A mixture becomes `frames`, the log magnitude of each frame (level and noise subtracted, if the
+A mixture becomes `frames`, the log magnitude of each frame (less the level, if the
 recipe says so), and `statistics`, what is known of the noise around each frame. The network sees a
 window of n_concat frames and the statistics of its centre.
 """
@@ -47,8 +47,6 @@ def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.nda
     of_frame = np.minimum(np.arange(n_frames) // FRAMES_PER_ESTIMATE, len(starts) - 1)
     statistics = np.maximum(statistics - level[:, None], -FLOOR)
     frames = np.maximum(frames - level[of_frame], -FLOOR)
-    if settings.subtract_noise:
-        frames = frames - statistics[of_frame, 0]
     return frames, statistics[of_frame]
 
 
@@ -68,7 +66,7 @@ def estimate_windows(n_frames: int, window_s: float) -> tuple[np.ndarray, int]:
 def percentiles(rows: np.ndarray, percents: list[float]) -> np.ndarray:
     """Return the value of each column that a percentage of the rows does not exceed, (len(percents), n_columns)."""
     ranks = [round(percent / 100 * (len(rows) - 1)) for percent in percents]
-    return np.partition(rows.T, sorted(set(ranks)), axis=1).T[ranks]
+    return np.sort(rows.T, axis=1)[:, ranks].T  # faster than np.partition at several ranks
 
 
 def windows_with_statistics(frames: np.ndarray, statistics: np.ndarray, n_concat: int, n_hop: int) -> np.ndarray:

@@ -20,7 +20,6 @@ class Input:
     noise_estimate: str
     first_frames: int
     percentiles: list
-    subtract_noise: bool
 
     @property
     def n_statistics(self) -> int:
@@ -141,8 +140,6 @@ def _check_input(settings: Input, where: str) -> None:
     if settings.n_concat < 1 or settings.n_concat % 2 == 0:
         raise InputError(f"{where}: expected an odd n_concat, found {settings.n_concat}; mend it")
     if settings.noise_estimate != "percentiles":
-        if settings.subtract_noise:
-            raise InputError(f"{where}: subtract_noise needs the noise_estimate percentiles; mend it")
         return
     # Mixtures made on the fly last 5 s and have one estimate; 10 s are what a stream may be kept waiting for.
     if not 5 <= settings.level_window_s <= 10:

@@ -32,7 +32,7 @@ MEASURES = ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi", "si_sd
 SNRS = (-5, 0, 5, 10, 15, 20)  # dB
 LADDER = {  # name: what is changed against the row before
     "regression": {  # of log magnitudes, the default's frames, units and SNRs
-        "input": {"noise_estimate": "none", "percentiles": [], "subtract_noise": False, "level_window_s": 0.0},
+        "input": {"noise_estimate": "none", "percentiles": [], "level_window_s": 0.0},
         "network": {"layer_normalization": False},
         "target": {"output": "log_magnitude", "loss": "mean_squared_error", "loudness_weight": 0.0},
         "training": {
@@ -46,8 +46,7 @@ LADDER = {  # name: what is changed against the row before
     },
     "+ mask": {"target": {"output": "mask", "loss": "compressed_magnitude"}},
     "+ noise estimates": {"input": {"noise_estimate": "percentiles", "percentiles": [20], "level_window_s": 5.0}},
-    "+ subtracted": {"input": {"subtract_noise": True}},
-    "+ four percentiles": {"input": {"percentiles": [20, 10, 50, 80]}},
+    "+ four percentiles": {"input": {"percentiles": [10, 20, 50, 80]}},
     "+ layer normalization": {"network": {"layer_normalization": True}},
     "+ schedule, average": {"training": None},  # None: as in the default
     "+ noise variety": {"training_noise": None},

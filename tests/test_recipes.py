@@ -57,7 +57,6 @@ def test_the_papers_values_stand_in_its_recipe():
         ('output = "log_magnitude"', 'output = "phase"', "output to be one of log_magnitude, mask"),
         ('output = "log_magnitude"', 'output = "mask"', "go together"),
         ("[input]", "[input", "not a TOML file"),
-        ("subtract_noise = false", "subtract_noise = true", "subtract_noise needs"),
         ('noise_estimate = "none"', 'noise_estimate = "percentiles"', "level_window_s from 5 to 10 s, found 0.0"),
     ],
 )
@@ -113,11 +112,9 @@ def test_frames_and_statistics_follow_their_definition():
         start = int(np.clip(frame // 32 * 32 + 16 - 156, 0, 700 - 312))
         window = slice(start, start + 312)
         level = np.log(np.mean(np.abs(mixture[window]) ** 2)) / 2
-        expected = [np.percentile(log[window], p, axis=0, method="nearest") - level for p in (20, 10, 50, 80)]
+        expected = [np.percentile(log[window], p, axis=0, method="nearest") - level for p in (10, 20, 50, 80)]
         np.testing.assert_allclose(statistics[frame], np.maximum(expected, -9.2), rtol=0, atol=1e-9)
-        np.testing.assert_allclose(
-            frames[frame], np.maximum(log[frame] - level, -9.2) - statistics[frame, 0], atol=1e-9
-        )
+        np.testing.assert_allclose(frames[frame], np.maximum(log[frame] - level, -9.2), atol=1e-9)
 
 
 def test_the_level_of_a_recording_changes_nothing_but_the_level():
