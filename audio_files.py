@@ -1,11 +1,14 @@
 """Reading and writing waves: any format, sample rate and channel count in, 16 kHz mono out."""
 
+import contextlib
 import io
 import os
 import re
 import threading
 import unicodedata
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
 
 import numpy as np
 import soundfile
@@ -129,8 +132,8 @@ def audio_length(path: str) -> int:
     Raises:
       InputError: the file is missing, unreadable, cut short or without samples.
     """
-    info = _checked_header(path)
-    return _resampled_length(info.frames, info.samplerate)
+    with _opened(path) as file:
+        return _resampled_length(file.frames, file.samplerate)
 
 
 def read_audio(path: str) -> np.ndarray:
@@ -145,30 +148,41 @@ def read_audio(path: str) -> np.ndarray:
     Raises:
       InputError: the file is missing, unreadable, cut short, without samples, or holds NaN.
     """
-    info = _checked_header(path)
-    resampler = None
-    if info.samplerate != sample_rate:
-        import soxr
+    with _opened(path) as file:
+        resampler = None
+        if file.samplerate != sample_rate:
+            import soxr
 
-        resampler = soxr.ResampleStream(info.samplerate, sample_rate, 1, dtype="float64", quality="HQ")
-    audio = np.zeros(_resampled_length(info.frames, info.samplerate), np.float32)
-    n_read, end = 0, 0
-    try:
-        for channels in soundfile.blocks(path, 2**16, dtype="float64", always_2d=True):
-            if not np.isfinite(channels).all():
-                raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
-            n_read += len(channels)
-            block = channels.mean(axis=1)
+            resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float64", quality="HQ")
+        audio = np.zeros(_resampled_length(file.frames, file.samplerate), np.float32)
+        end = 0
+        for channels, is_last in sound_blocks(file, path):
+            block = channels.mean(axis=1) if channels.shape[1] > 1 else channels[:, 0]
             if resampler is not None:
-                block = resampler.resample_chunk(block, last=n_read == info.frames)
+                block = resampler.resample_chunk(block, last=is_last)
             block = block[: len(audio) - end]
             audio[end : end + len(block)] = block
             end += len(block)
+    return audio
+
+
+def sound_blocks(file: soundfile.SoundFile, path: str) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield the samples of a file that was just opened, (n_samples, n_channels) float64 at a time, and which is last.
+
+    Raises:
+      InputError: the file cannot be decoded, is cut short, or holds NaN; `path` names it in the message.
+    """
+    n_read = 0
+    try:
+        for channels in file.blocks(2**16, dtype="float64", always_2d=True):
+            if not np.isfinite(channels).all():
+                raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
+            n_read += len(channels)
+            yield channels, n_read == file.frames
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
-    if n_read != info.frames:
-        raise InputError(f"{path} is cut short: {info.frames} samples announced, {n_read} found; replace or remove it")
-    return audio
+    if n_read != file.frames:
+        raise InputError(f"{path} is cut short: {file.frames} samples announced, {n_read} found; replace or remove it")
 
 
 def _resampled_length(n_samples: int, rate: int) -> int:
@@ -182,14 +196,22 @@ def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"{path} is not readable as audio ({reason}); {expected}: convert or remove it")
 
 
-def _checked_header(path: str):
-    """Return soundfile's description of a file, after a look that the samples it announces are there."""
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+    """Yield an opened file, after a look that the samples it announces are there."""
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; check the speech and noise folders against the mixture CSV")
     try:
-        info = soundfile.info(path, verbose=True)
+        file = soundfile.SoundFile(path)
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
+    with file:
+        check_length(file, path)
+        yield file
+
+
+def check_length(info: soundfile.SoundFile, path: str) -> None:
+    """Raise InputError unless a file holds samples, and all that it announces."""
     if info.frames >= _ENDLESS:  # a FLAC that was streamed
         raise InputError(f"{path} does not say how long it is; encode it again")
     if re.search(r"^Ogg ?: (File ended|Last page lacks|Junk after)", info.extra_info, re.MULTILINE):
@@ -199,7 +221,6 @@ def _checked_header(path: str):
         raise InputError(f"{path} is cut short: {announced} announced, {found} found; replace or remove it")
     if info.frames == 0:
         raise InputError(f"{path} holds no samples; replace or remove it")
-    return info
 
 
 def _announced_length(path: str, info) -> tuple[int, int]:
@@ -245,26 +266,42 @@ def write_wave(path: str, audio: np.ndarray) -> None:
 class AudioCache:
     """Reads audio files, keeping the ones used last: at most `max_bytes`, or one file if that is larger.
 
-    Threads may share it.
+    A file that was changed since is read again. Threads may share the cache: a file that one of them is
+    decoding is waited for by the others.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20):
         self._max_bytes = max_bytes
         self._n_bytes = 0
-        self._waves: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._waves: OrderedDict[tuple, Future] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, path: str) -> np.ndarray:
         """Return `read_audio(path)`; the array is shared, so do not write to it."""
+        status = os.stat(path) if os.path.isfile(path) else None
+        key = (path, status and (status.st_mtime_ns, status.st_size))
         with self._lock:
-            if path in self._waves:
-                self._waves.move_to_end(path)
-                return self._waves[path]
-        audio = read_audio(path)
+            is_new = key not in self._waves
+            wave = self._waves.setdefault(key, Future())
+            self._waves.move_to_end(key)
+        if is_new:
+            self._decode(key, wave)
+        return wave.result()
+
+    def _decode(self, key: tuple, wave: Future) -> None:
+        """Read a file for all who wait for it, then forget the waves used longest ago."""
+        try:
+            audio = read_audio(key[0])
+        except BaseException as error:
+            with self._lock:
+                del self._waves[key]
+            wave.set_exception(error)
+            return
+        wave.set_result(audio)
         with self._lock:
-            if path not in self._waves:
-                self._waves[path] = audio
-                self._n_bytes += audio.nbytes
-            while self._n_bytes > self._max_bytes and len(self._waves) > 1:
-                self._n_bytes -= self._waves.popitem(last=False)[1].nbytes
-        return audio
+            self._n_bytes += audio.nbytes
+            while self._n_bytes > self._max_bytes:
+                oldest = next((name for name, kept in self._waves.items() if kept.done() and name != key), None)
+                if oldest is None:
+                    break
+                self._n_bytes -= self._waves.pop(oldest).result().nbytes

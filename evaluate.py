@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from command_line import add_step, decibels, n_cores, positive_int, run_step, say, track
+from command_line import add_step, decibels, positive_int, run_step, say, track
 from config import n_window, sample_rate
 from errors import InputError, MissingFileError, require_dir, require_file
+from parallel import n_cores
 from safe_files import write_text
 from workspace import (
     Mixture,

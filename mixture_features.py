@@ -1,5 +1,7 @@
 """The feature file of a mixture: what it says of its origin, and reading it."""
 
+import json
+
 import numpy as np
 
 from config import stft_settings
@@ -22,15 +24,17 @@ def check_features(workspace: str, data_type: str, snr: float, mixture: Mixture)
       InputError: it is missing, or was made from another row, at another SNR or with another transform.
     """
     path = features_path(workspace, data_type, snr, mixture.name)
-    expected = mixture_settings(mixture, snr)
-    facts = ("n_frames", "scaling_factor", "alpha")
-    found = read_npz(path, (*facts, *expected), made_by="calculate_mixture_features")
-    for key, value in expected.items():
-        if found[key] != value:
-            raise InputError(
-                f"{path}: expected {key} {value}, found {found[key]}; run calculate_mixture_features again"
-            )
-    return {name: found[name] for name in facts}
+    made_by = "calculate_mixture_features"
+    origin = str(read_npz(path, ("origin",), made_by)["origin"])
+    try:
+        found = json.loads(origin)
+        facts = {name: found[name] for name in ("n_frames", "scaling_factor", "alpha")}
+        for key, value in mixture_settings(mixture, snr).items():
+            if found[key] != value:
+                raise InputError(f"{path}: expected {key} {value}, found {found[key]}; run {made_by} again")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not say what it was made from ({error!r}); run {made_by} again") from error
+    return facts
 
 
 def read_features(workspace: str, data_type: str, snr: float, mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:

@@ -1,20 +1,19 @@
 """Training mixtures that are made as they are needed: the data never end, the disk holds only waves."""
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from audio_files import AudioCache
-from command_line import n_cores
 from config import n_overlap, n_window, sample_rate
 from errors import InputError
 from features import stft
 from network import Scaler
 from network_input import frames_and_statistics, targets
+from parallel import in_order_ahead, n_cores
 from recipe import Recipe
 
 SEGMENT_FRAMES = 312  # 5 s, no more than a window of level_window_s = 5: one estimate serves a segment
@@ -233,18 +232,3 @@ class Snrs:
         if self.values:
             return self.values[rng.integers(len(self.values))]
         return rng.uniform(self.low, self.high)
-
-
-def in_order_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n_ahead: int) -> Iterator:
-    """Yield function(item) for each item in order, with up to n_ahead results made ahead by the pool."""
-    items, waiting = iter(items), deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > n_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -2,7 +2,10 @@
 
 import argparse
 import dataclasses
+import functools
 import hashlib
+import itertools
+import json
 import os
 
 import numpy as np
@@ -11,6 +14,7 @@ from command_line import add_step, decibels, positive_int, run_step, track
 from config import n_overlap, n_window, sample_rate, stft_settings
 from draws import draw_noises, draw_segment
 from errors import InputError
+from parallel import in_processes, in_threads
 from workspace import (
     Mixture,
     features_path,
@@ -23,6 +27,7 @@ from workspace import (
 )
 
 N_FREQ = n_window // 2 + 1
+MIXTURES_AT_ONCE = 16  # of one noise, made by one process
 
 
 # --- create_mixture_csv -----------------------------------------------------------------------
@@ -79,31 +84,63 @@ def create_mixture_csv(
 # --- calculate_mixture_features ---------------------------------------------------------------
 
 
-def calculate_mixture_features(workspace: str, speech_dir: str, noise_dir: str, data_type: str, snr: float) -> None:
+def calculate_mixture_features(
+    workspace: str, speech_dir: str, noise_dir: str, data_type: str, snr: float, n_jobs: int | None = None
+) -> None:
     """Mix each row of the mixture CSV; write the mixed wave and the spectra.
 
     The features of a mixture are the complex spectrum of the mixture, `mixture_stft`, and the
     magnitude spectrum of the clean speech in it, `speech_magnitude`, each (n_frames, n_freq).
 
-    Working set: one mixture, and decoded speech and noise (64 MiB of each, or one file if that is larger).
+    The mixtures of a noise are made one after the other, so that a process decodes each noise once.
+
+    Working set, for each job: one mixture, and decoded speech and noise (64 MiB of each, or one file if that
+    is larger).
 
     Args:
       workspace: folder with mixture_csvs/{data_type}.csv.
       speech_dir, noise_dir: the folders that the names in it are relative to.
       data_type: "train" or "test".
       snr: signal-to-noise ratio in dB.
+      n_jobs: processes; None takes all cores.
     Raises:
       InputError: a file that is missing, unreadable, silent or too short.
     """
-    from audio_files import AudioCache
-
     mixtures = read_mixtures(workspace, data_type)
-    caches = AudioCache(), AudioCache()
-    for mixture in track(mixtures, len(mixtures), "mixtures"):
-        speech, noise = read_pair(caches, mixture, speech_dir, noise_dir)
-        write_mixture(workspace, data_type, snr, mixture, speech, noise)
+    make = functools.partial(make_mixtures, workspace, speech_dir, noise_dir, data_type, snr)
+    made = itertools.chain.from_iterable(in_processes(make, runs_of_one_noise(mixtures), n_jobs))
+    for _ in track(made, len(mixtures), "mixtures"):
+        pass
     folder = os.path.dirname(features_path(workspace, data_type, snr, ""))
     print(f"{len(mixtures)} mixtures at {snr:g} dB -> {folder}")
+
+
+def make_mixtures(
+    workspace: str, speech_dir: str, noise_dir: str, data_type: str, snr: float, mixtures: list[Mixture]
+) -> range:
+    """Read and mix some pairs and write the mixtures; return a range as long as they are many."""
+    for mixture in mixtures:
+        speech, noise = read_pair(audio_caches(), mixture, speech_dir, noise_dir)
+        write_mixture(workspace, data_type, snr, mixture, speech, noise)
+    return range(len(mixtures))
+
+
+@functools.cache
+def audio_caches() -> tuple:
+    """Return the caches of decoded speech and noise of this process."""
+    from audio_files import AudioCache
+
+    return AudioCache(), AudioCache()
+
+
+def runs_of_one_noise(mixtures: list[Mixture]) -> list[list[Mixture]]:
+    """Return the mixtures in runs of at most MIXTURES_AT_ONCE with one noise; runs of a noise follow each other."""
+    runs = []
+    by_noise = sorted(mixtures, key=lambda mixture: mixture.noise_name)
+    for _, same in itertools.groupby(by_noise, lambda mixture: mixture.noise_name):
+        same = list(same)
+        runs += [same[start : start + MIXTURES_AT_ONCE] for start in range(0, len(same), MIXTURES_AT_ONCE)]
+    return runs
 
 
 def read_pair(caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str) -> tuple[np.ndarray, np.ndarray]:
@@ -150,15 +187,13 @@ def write_mixture(
 
     mixed, speech, _, scaling_factor, alpha = mix_at_snr(speech, noise, snr)
     mixture_stft = stft(mixed, n_window, n_overlap)
+    facts = {"n_frames": len(mixture_stft), "scaling_factor": float(scaling_factor), "alpha": float(alpha)}
     write_wave(mixed_audio_path(workspace, data_type, snr, mixture.name), mixed)
     write_npz(
         features_path(workspace, data_type, snr, mixture.name),
         mixture_stft=mixture_stft.astype(np.complex64),
         speech_magnitude=np.abs(stft(speech, n_window, n_overlap)).astype(np.float32),
-        n_frames=len(mixture_stft),
-        scaling_factor=scaling_factor,
-        alpha=alpha,
-        **mixture_settings(mixture, snr),
+        origin=json.dumps({**mixture_settings(mixture, snr), **facts}),
     )
 
 
@@ -166,7 +201,13 @@ def write_mixture(
 
 
 def pack_features(
-    workspace: str, data_type: str, snr: float, n_concat: int | None = None, n_hop: int = 3, recipe: str = "original"
+    workspace: str,
+    data_type: str,
+    snr: float,
+    n_concat: int | None = None,
+    n_hop: int = 3,
+    recipe: str = "original",
+    n_jobs: int | None = None,
 ) -> None:
     """Pack the features of all mixtures into one HDF5 file of context windows and targets.
 
@@ -176,7 +217,7 @@ def pack_features(
     a mask has y (n_segs, 2, n_freq), clean speech and mixture. `first_rows` tells where each
     mixture begins.
 
-    Working set: the windows of one mixture.
+    Working set: the windows of one mixture for each job.
 
     Args:
       workspace: folder with the features.
@@ -185,11 +226,11 @@ def pack_features(
       n_concat: frames in a window, odd; None takes it from the recipe.
       n_hop: frames from one window to the next.
       recipe: name or file of the recipe; its sections [input] and [target] count.
+      n_jobs: processes; None takes all cores.
     Raises:
       InputError: n_concat is even, or features are missing or belong to another mixture CSV.
     """
-    from mixture_features import check_features, read_features
-    from network_input import frames_and_statistics, targets, windows_with_statistics
+    from mixture_features import check_features
     from recipe import load_recipe
     from safe_files import new_hdf5
 
@@ -200,21 +241,32 @@ def pack_features(
     if n_hop < 1:
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
     mixtures = read_mixtures(workspace, data_type)
-    facts = [check_features(workspace, data_type, snr, mixture) for mixture in mixtures]
+    facts = list(in_processes(functools.partial(check_features, workspace, data_type, snr), mixtures, n_jobs))
     n_segs = [-(-of_mixture["n_frames"] // n_hop) for of_mixture in facts]
     first_rows = np.cumsum([0, *n_segs[:-1]])
     path = packed_path(workspace, data_type, snr)
     n_rows, n_outputs = settings.input.n_concat + settings.input.n_statistics, targets_shape(settings)
     shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
     attributes = packed_attributes(settings, snr, n_hop, mixtures, facts)
-    with new_hdf5(path, shapes, attributes, {"first_rows": first_rows}) as packed:
-        for mixture, start, n_new in track(zip(mixtures, first_rows, n_segs, strict=True), len(mixtures), "mixtures"):
-            mixture_stft, speech_magnitude = read_features(workspace, data_type, snr, mixture)
-            rows = slice(start, start + n_new)
-            inputs = frames_and_statistics(mixture_stft, settings.input)
-            packed["x"][rows] = windows_with_statistics(*inputs, settings.input.n_concat, n_hop)
-            packed["y"][rows] = targets(mixture_stft, speech_magnitude, settings)[::n_hop]
+    with new_hdf5(path, shapes, attributes, {"first_rows": first_rows}) as rows:
+        pack = functools.partial(pack_mixture, workspace, data_type, snr, settings, n_hop, rows)
+        for _ in track(in_processes(pack, zip(mixtures, first_rows, strict=True), n_jobs), len(mixtures), "mixtures"):
+            pass
     print(f"{len(mixtures)} mixtures: x {shapes['x']}, y {shapes['y']} -> {path}")
+
+
+def pack_mixture(
+    workspace: str, data_type: str, snr: float, recipe, n_hop: int, rows, job: tuple[Mixture, int]
+) -> None:
+    """Write the rows of x and y of a mixture; the job is the mixture and its first row."""
+    from mixture_features import read_features
+    from network_input import frames_and_statistics, targets, windows_with_statistics
+
+    mixture, first_row = job
+    mixture_stft, speech_magnitude = read_features(workspace, data_type, snr, mixture)
+    inputs = frames_and_statistics(mixture_stft, recipe.input)
+    rows.write("x", first_row, windows_with_statistics(*inputs, recipe.input.n_concat, n_hop))
+    rows.write("y", first_row, targets(mixture_stft, speech_magnitude, recipe)[::n_hop])
 
 
 def targets_shape(recipe) -> tuple[int, ...]:
@@ -242,23 +294,24 @@ def check_n_concat(n_concat: int) -> None:
 # --- compute_scaler ---------------------------------------------------------------------------
 
 
-def compute_scaler(workspace: str, data_type: str, snr: list[float]) -> None:
+def compute_scaler(workspace: str, data_type: str, snr: list[float], n_jobs: int | None = None) -> None:
     """Compute the mean and standard deviation of each frequency bin of the packed mixtures.
 
     Writes scaler.npz beside data.h5, with mean and std, each (n_freq,), of the frames, and
     statistics_mean and statistics_std, each (n_statistics, n_freq), of the rows behind them. The
     scaler of the frames serves x and y. Over several SNRs it goes to a folder named after all.
 
-    Working set: 1024 windows.
+    Working set: two blocks of 1024 windows for each job.
 
     Args:
       workspace: folder with the packed features.
       data_type: "train" (or "test").
       snr: signal-to-noise ratios in dB, one or several.
+      n_jobs: threads; None takes all cores.
     Raises:
       InputError: a data.h5 is missing or damaged.
     """
-    from features import RunningStatistics
+    from features import RunningStatistics, moments
     from packed_files import open_packed_file
     from safe_files import write_npz
 
@@ -267,10 +320,15 @@ def compute_scaler(workspace: str, data_type: str, snr: list[float]) -> None:
         with open_packed_file(workspace, data_type, one_snr) as packed:
             x, n_concat = packed["x"], int(packed.attrs["n_concat"])
             starts = range(0, len(x), 1024)
-            for start in track(starts, len(starts), "blocks"):
+
+            def moments_of_block(start: int, x=x, n_concat: int = n_concat) -> tuple:
                 rows = x[start : start + 1024]
-                of_frames.add(rows[:, :n_concat].reshape(-1, N_FREQ))
-                of_statistics.add(rows[:, n_concat:].reshape(len(rows), -1))
+                statistics = rows[:, n_concat:].reshape(len(rows), -1)
+                return moments(rows[:, :n_concat].reshape(-1, N_FREQ)), moments(statistics)
+
+            for frames, statistics in track(in_threads(moments_of_block, starts, n_jobs), len(starts), "blocks"):
+                of_frames.merge(frames)
+                of_statistics.merge(statistics)
             fingerprints.append(packed.attrs["fingerprint"])
     statistics = {"statistics_mean": of_statistics.mean, "statistics_std": of_statistics.std}
     statistics = {name: value.reshape(-1, N_FREQ) for name, value in statistics.items()}
@@ -301,6 +359,8 @@ def main(argv: list[str] | None = None) -> int:
     scale.add_argument(
         "--snr", type=decibels, nargs="+", required=True, help="signal-to-noise ratio of the mixtures in dB, or several"
     )
+    for step in (calculate, pack, scale):
+        step.add_argument("--n_jobs", type=positive_int, help="parallel jobs; default: one for each processor core")
     create.add_argument(
         "--magnification", type=positive_int, default=1, help="noises mixed with each training speech, drawn at random"
     )

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import math
 import os
 import zipfile
 import zlib
@@ -43,7 +44,7 @@ def replacing(path: str) -> Iterator[str]:
             os.remove(temporary)
 
 
-def write_bytes(path: str, content: bytes | bytearray) -> None:
+def write_bytes(path: str, content: bytes | bytearray | memoryview) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
@@ -58,7 +59,7 @@ def write_npz(path: str, **arrays: np.ndarray | float | str) -> None:
     """Write named arrays, numbers and strings to an .npz file."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getbuffer())
 
 
 def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.ndarray]:
@@ -77,11 +78,31 @@ def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.nda
     return {key: value.item() if value.ndim == 0 else value for key, value in found.items()}
 
 
+class Hdf5Rows:
+    """Writes rows of the datasets of an HDF5 file, from any process: each knows where they lie in the file.
+
+    Args:
+      path: of the file.
+      starts: by dataset, where its first row lies, in bytes.
+      widths: by dataset, bytes of a row.
+    """
+
+    def __init__(self, path: str, starts: dict[str, int], widths: dict[str, int]):
+        self._path, self._starts, self._widths = path, starts, widths
+
+    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Write float32 rows of the dataset `name` from row `first` on."""
+        content = np.ascontiguousarray(rows, np.float32)
+        with open(self._path, "r+b") as file:
+            file.seek(self._starts[name] + int(first) * self._widths[name])
+            file.write(content.data)
+
+
 @contextlib.contextmanager
 def new_hdf5(
     path: str, shapes: dict[str, tuple[int, ...]], attributes: dict, arrays: dict[str, np.ndarray]
-) -> Iterator["h5py.File"]:
-    """Yield a new HDF5 file with empty float32 datasets to fill, renamed to `path` when the block succeeds.
+) -> Iterator[Hdf5Rows]:
+    """Make an HDF5 file with empty float32 datasets; yield what fills them; rename it to `path` in the end.
 
     `arrays` are small datasets that are written as they are.
 
@@ -98,14 +119,17 @@ def new_hdf5(
             hdf5[name] = array
         for name, shape in shapes.items():
             hdf5.create_dataset(name, shape, dtype=np.float32)
-    n_bytes = structures.tell() + sum(4 * int(np.prod(shape)) for shape in shapes.values()) + 4096
+    n_bytes = structures.tell() + sum(4 * math.prod(map(int, shape)) for shape in shapes.values()) + 4096
     with replacing(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(structures.getvalue())
             file.flush()
             _reserve(file.fileno(), n_bytes)
         with h5py.File(temporary, "r+") as hdf5:
-            yield hdf5
+            for name in shapes:
+                hdf5[name][:1] = 0  # the library chooses the place of the dataset
+            starts = {name: hdf5[name].id.get_offset() for name in shapes}
+        yield Hdf5Rows(temporary, starts, {name: 4 * math.prod(map(int, shape[1:])) for name, shape in shapes.items()})
 
 
 def _reserve(descriptor: int, n_bytes: int) -> None:

@@ -183,4 +183,4 @@ def test_the_cache_returns_the_same_samples_and_stays_within_its_bound(tmp_path)
     cache = AudioCache(max_bytes=20_000)  # two files of 8000 bytes
     for path in [*paths, *reversed(paths), *paths]:
         np.testing.assert_array_equal(cache.read(path), read_audio(path))
-        assert cache._n_bytes == sum(wave.nbytes for wave in cache._waves.values()) <= 20_000
+        assert cache._n_bytes == sum(wave.result().nbytes for wave in cache._waves.values()) <= 20_000

@@ -1,12 +1,13 @@
 """The preparation steps, through their commands, on the mini data."""
 
+import json
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 import soundfile
-from conftest import MINI, calculate, create, files_below, pack, prepare, scale, write_csv
+from conftest import MINI, calculate, create, files_below, pack, prepare, run, run_process, scale, write_csv
 
 from audio_files import read_audio
 from draws import draw_noises, draw_segment
@@ -140,7 +141,8 @@ def test_feature_files_hold_the_snr_that_was_asked_for(tmp_path):
     assert calculate(tmp_path, snr=-2.5) == 0
     for mixture in read_mixtures(str(tmp_path), "train"):
         with np.load(features_path(str(tmp_path), "train", -2.5, mixture.name)) as features:
-            assert features["snr_db"] == -2.5 and features["n_window"] == 512
+            origin = json.loads(str(features["origin"]))
+            assert origin["snr_db"] == -2.5 and origin["n_window"] == 512
             assert features["mixture_stft"].shape == features["speech_magnitude"].shape
         speech = read_audio(str(MINI / "train_speech" / mixture.speech_name))
         noise = read_audio(str(MINI / "train_noise" / mixture.noise_name))[mixture.noise_onset : mixture.noise_offset]
@@ -181,3 +183,19 @@ def test_stale_files_of_an_earlier_run_do_not_join_the_data(tmp_path):
 
 def test_mixture_name():
     assert Mixture("TRAIN/DR1/FCJF0/SA1.WAV", "n.1.wav", 0, 1).name == "TRAIN_DR1_FCJF0_SA1.n.1"
+
+
+def test_many_processes_write_the_same_bytes_as_one(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "three"]
+    create(tmp_path / "csv", "train", None, None, "--magnification", 3)
+    dirs = ("--speech_dir", MINI / "train_speech", "--noise_dir", MINI / "train_noise")
+    for folder, n_jobs in zip(folders, (1, 2, 3), strict=True):
+        shutil.copytree(tmp_path / "csv", folder)
+        for step, flags in (("calculate_mixture_features", dirs), ("pack_features", ()), ("compute_scaler", ())):
+            flags = (step, "--workspace", folder, "--data_type", "train", "--snr", 0, "--n_jobs", n_jobs, *flags)
+            if n_jobs == 3:  # as a command it starts its processes in another way
+                assert run_process("prepare_data", *flags).returncode == 0
+            else:
+                assert run("prepare_data", *flags) == 0
+    one, two, three = map(files_below, folders)
+    assert one == two == three and len(one) == 1 + 2 * 12 + 2

@@ -1,0 +1,61 @@
+"""Running a function on many items on several cores, with bounded memory and results in order."""
+
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+
+
+def n_cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_processes(function: Callable, items: Iterable, n_jobs: int | None = None) -> Iterator:
+    """Yield function(item) for each item, in order, computed by n_jobs processes; None takes all cores.
+
+    Function, items and results travel between the processes: what is large is read and written by the
+    function itself.
+
+    Working set: the results of two items for each process.
+    """
+    n_jobs = n_jobs or n_cores()
+    if n_jobs == 1:
+        yield from map(function, items)
+        return
+    # Copies of this process start at once, but must not be made beside the threads of a deep-learning library.
+    can_fork = sys.platform == "linux" and "keras" not in sys.modules
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
+    with ProcessPoolExecutor(n_jobs, context) as pool:
+        yield from in_order_ahead(pool, function, items, 2 * n_jobs)
+
+
+def in_threads(function: Callable, items: Iterable, n_jobs: int | None = None) -> Iterator:
+    """Yield function(item) for each item, in order, computed by n_jobs threads; None takes all cores.
+
+    For work that lets other threads go on, such as that of other programs.
+
+    Working set: the results of two items for each thread.
+    """
+    n_jobs = n_jobs or n_cores()
+    with ThreadPoolExecutor(n_jobs) as pool:
+        yield from in_order_ahead(pool, function, items, 2 * n_jobs)
+
+
+def in_order_ahead(pool: Executor, function: Callable, items: Iterable, n_ahead: int) -> Iterator:
+    """Yield function(item) for each item in order, with up to n_ahead results made ahead by the pool."""
+    items, waiting = iter(items), deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
