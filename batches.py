@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from distribution import Share
 from draws import held_out_speech
 from errors import InputError
 from network import Scaler
@@ -26,12 +27,20 @@ class PackedData:
       n_concat: how many rows of a window are frames; statistics stand behind them.
       scaler: of frames and statistics.
       batch_size: rows in a batch.
+      share: of several processes each takes its part of every batch.
     """
 
     def __init__(
-        self, files: list, ranges: list[list[tuple[int, int]]], n_concat: int, scaler: Scaler, batch_size: int
+        self,
+        files: list,
+        ranges: list[list[tuple[int, int]]],
+        n_concat: int,
+        scaler: Scaler,
+        batch_size: int,
+        share: Share = Share(),  # noqa: B008 (it is frozen)
     ):
         self._files, self._n_concat, self._scaler, self._batch_size = files, n_concat, scaler, batch_size
+        self._share = share
         self._ranges = [(index, *pair) for index, pairs in enumerate(ranges) for pair in pairs]
         self.n_segs = sum(stop - start for _, start, stop in self._ranges)
 
@@ -52,7 +61,7 @@ class PackedData:
 
     def batches(self, seed: int, first: int = 0) -> Iterator[Batch]:
         """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
-        per_epoch = -(-self.n_segs // self._batch_size)
+        per_epoch = self.n_segs // self._batch_size + (self.n_segs % self._batch_size >= self._share.n_devices)
         epoch = first // per_epoch
         skipped = first % per_epoch
         while True:
@@ -81,11 +90,12 @@ class PackedData:
             rows = rng.permutation(len(x))
             n_whole = len(rows) - len(rows) % self._batch_size
             for start in range(0, n_whole, self._batch_size):
-                batch = rows[start : start + self._batch_size]
+                batch = rows[start : start + self._batch_size][self._share.part(self._batch_size)]
                 yield self._batch(x[batch], y[batch])
             x, y = x[rows[n_whole:]], y[rows[n_whole:]]
-        if len(x):
-            yield self._batch(x, y)
+        last = self._share.part(len(x))
+        if len(x[last]):
+            yield self._batch(x[last], y[last])
 
     def _append(self, rows: np.ndarray, name: str, blocks: list[tuple[int, slice]]) -> np.ndarray:
         """Return the rows followed by blocks of a dataset, read one by one: no second copy of the pool."""

@@ -1,5 +1,6 @@
 """Importing Keras, late and quietly."""
 
+import importlib.util
 import os
 import sys
 
@@ -21,7 +22,10 @@ def import_keras():
     try:
         import keras
 
-        keras.random.uniform((1,))  # the backend reports its devices when it first computes
+        if keras.backend.backend() == "tensorflow":
+            keras.random.uniform((1,))  # TensorFlow reports its devices when it first computes
+        elif importlib.util.find_spec("tensorflow"):
+            import tensorflow  # noqa: F401 (where it is installed, Keras imports it to save a model)
     finally:
         os.dup2(standard_error, 2)
         os.close(standard_error)

@@ -48,6 +48,8 @@ def train(
     speech_dir: str | None = None,
     noise_dir: str | None = None,
     cache_mb: int = DECODED_MB,
+    distribute: bool = False,
+    tensorboard: str | None = None,
 ) -> None:
     """Train the network of a recipe from random weights, or go on with --resume.
 
@@ -75,22 +77,26 @@ def train(
       on_the_fly: make the training mixtures as they are needed, from speech_dir and noise_dir.
       speech_dir, noise_dir: folders of training speech and noise, for on_the_fly.
       cache_mb: MB of waves to keep decoded.
+      distribute: train on all devices of this machine, and with those of others; see distribution.py.
+      tensorboard: folder for the losses as TensorBoard reads them.
     Raises:
       InputError: data or scaler are missing, damaged or made with different settings.
     """
+    from distribution import Share, start_distribution
     from training import Training, run_training
 
+    share = start_distribution() if distribute else Share()
     chosen = resolve_recipe(recipe, tr_snr, tr_snr_range, lr, n_iterations, batch_size)
     tr_name = training_name(chosen)
     with contextlib.ExitStack() as stack:
         if on_the_fly:
             chosen, sets = on_the_fly_sets(
-                stack, workspace, te_snr, chosen, speech_dir, noise_dir, seed, valid_fraction, cache_mb
+                stack, workspace, te_snr, chosen, speech_dir, noise_dir, seed, valid_fraction, cache_mb, share
             )
         else:
-            chosen, sets = packed_sets(stack, workspace, te_snr, chosen, seed, valid_fraction)
-        say_device()
-        training = Training(workspace, tr_name, chosen, sets, seed)
+            chosen, sets = packed_sets(stack, workspace, te_snr, chosen, seed, valid_fraction, share)
+        say_device(share)
+        training = Training(workspace, tr_name, chosen, sets, seed, share, tensorboard)
         if resume:
             training.load_state()
         run_training(training, eval_every, save_every, keep)
@@ -129,7 +135,7 @@ def training_name(recipe) -> str:
     return "to".join(map(snr_name, low_and_high)) if low_and_high else snr_name(*recipe.training.snr_db)
 
 
-def say_device() -> None:
+def say_device(share) -> None:
     """Print what the training runs on."""
     from keras_backend import import_keras
 
@@ -141,10 +147,12 @@ def say_device() -> None:
         devices = ["gpu" if torch.cuda.is_available() else "cpu"]
     else:
         devices = keras.distribution.list_devices()
-    say(f"train on {', '.join(devices)}, Keras backend {backend}")
+        devices = devices if share.n_devices > 1 else devices[:1]
+    process = f", process {share.index} of {share.n_processes}" if share.n_processes > 1 else ""
+    say(f"train on {', '.join(devices)}, Keras backend {backend}{process}")
 
 
-def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_fraction: float):
+def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_fraction: float, share):
     """Open the packed training and test set; return the recipe, with their n_concat, and training.Sets."""
     from batches import PackedData, check_same_recipe, open_packed, read_scaler, split_rows
     from training import Sets
@@ -162,10 +170,10 @@ def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_f
     whole_test = [[(0, len(test_files[0]["x"]))]]
     n_freq = files[0]["x"].shape[-1]
 
-    def packed(some_files: list, rows: list) -> PackedData:
-        return PackedData(some_files, rows, n_concat, scaler, recipe.training.batch_size)
+    def packed(some_files: list, rows: list, *shared) -> PackedData:
+        return PackedData(some_files, rows, n_concat, scaler, recipe.training.batch_size, *shared)
 
-    train_set = packed(files, train_rows)
+    train_set = packed(files, train_rows, share)
     sampled = {"tr_loss": train_set, "te_loss": packed(test_files, whole_test)}
     if valid_fraction > 0:
         sampled["valid_loss"] = packed(files, valid_rows)
@@ -174,7 +182,16 @@ def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_f
 
 
 def on_the_fly_sets(
-    stack, workspace: str, te_snr: float, recipe, speech_dir, noise_dir, seed: int, valid_fraction: float, cache_mb: int
+    stack,
+    workspace: str,
+    te_snr: float,
+    recipe,
+    speech_dir,
+    noise_dir,
+    seed: int,
+    valid_fraction: float,
+    cache_mb: int,
+    share,
 ):
     """Set up streams of training mixtures and the packed test set; return the recipe and training.Sets."""
     from audio_files import AudioCache, list_audio
@@ -193,12 +210,12 @@ def on_the_fly_sets(
     noise_paths = [os.path.join(noise_dir, name) for name in noise_names]
     snrs, cache = Snrs(tuple(recipe.training.snr_db), *recipe.training.snr_range_db), AudioCache(cache_mb * 2**20)
 
-    def stream(names: list[str], number: int) -> MixtureStream:
+    def stream(names: list[str], number: int, *shared) -> MixtureStream:
         speech_paths = [os.path.join(speech_dir, name) for name in names]
-        return MixtureStream(speech_paths, noise_paths, recipe, snrs, [seed, number], cache)
+        return MixtureStream(speech_paths, noise_paths, recipe, snrs, [seed, number], cache, *shared)
 
     trained_on = [name for name in speech_names if name not in held_out]
-    train_stream = stream(trained_on, 0)
+    train_stream = stream(trained_on, 0, share)
     scaler = train_stream.compute_scaler()
     sampled = {"tr_loss": stream(trained_on, 1)}
     if held_out:
@@ -353,6 +370,12 @@ def add_training_flags(training: argparse.ArgumentParser) -> None:
     add("--on_the_fly", action="store_true", help="make the training mixtures as they are needed, of the two folders:")
     add("--speech_dir", help="folder of training speech, for --on_the_fly")
     add("--noise_dir", help="folder of training noise, for --on_the_fly")
+    add(
+        "--distribute",
+        action="store_true",
+        help="train on all devices, here and on other machines; JAX only",
+    )
+    add("--tensorboard", metavar="DIR", help="folder to write the losses to for TensorBoard too; default: none")
     add("--cache_mb", type=positive_int, default=DECODED_MB, help="MB of waves to keep decoded, for --on_the_fly")
 
 

@@ -90,7 +90,8 @@ def build_network(recipe: Recipe, n_freq: int, seed: int):
     layers = import_keras().layers
     glorot = import_keras().initializers.GlorotUniform
     settings, n_concat = recipe.network, recipe.input.n_concat
-    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * settings.hidden_layers + 4).tolist())
+    seeds = np.random.SeedSequence(seed).generate_state(2 * settings.hidden_layers + 4)
+    seeds = iter((seeds % 2**31).tolist())  # PyTorch takes no larger ones
     frames = layers.Input((None, n_freq), name="frames")
     inputs = [frames]
     rows = [layers.Cropping1D((i, n_concat - 1 - i))(frames) for i in range(n_concat)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from audio_files import AudioCache
 from config import n_overlap, n_window, sample_rate
+from distribution import Share
 from errors import InputError
 from features import stft
 from network import Scaler
@@ -18,6 +19,8 @@ from recipe import Recipe
 
 SEGMENT_FRAMES = 312  # 5 s, no more than a window of level_window_s = 5: one estimate serves a segment
 RUN_FRAMES = 4  # neighbouring frames that stay together in a batch
+RUNS_PER_SEGMENT = 4  # of one segment in a batch
+BATCHES_PER_BLOCK = SEGMENT_FRAMES // RUN_FRAMES // RUNS_PER_SEGMENT
 N_HOP = n_window - n_overlap
 SEGMENT_SAMPLES = (SEGMENT_FRAMES - 1) * N_HOP + n_window
 N_FREQ = n_window // 2 + 1
@@ -33,25 +36,18 @@ class Block:
       frames: (n_segments, SEGMENT_FRAMES + n_concat - 1, n_freq), scaled, borders repeated.
       statistics: (n_segments, n_statistics * n_freq), scaled; one for each segment.
       targets: (n_segments, SEGMENT_FRAMES, ...).
-      runs: (n_runs, 2), segment and first frame of each run.
-      runs_per_batch: how many make a batch.
+      runs: (n_segments, n_runs), the first frame of each run.
     """
 
     frames: np.ndarray
     statistics: np.ndarray
     targets: np.ndarray
     runs: np.ndarray
-    runs_per_batch: int
-
-    @property
-    def n_batches(self) -> int:
-        """How many whole batches the runs make."""
-        return len(self.runs) // self.runs_per_batch
 
     def batch(self, number: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the inputs of network.build_network and the targets of a batch."""
-        runs = self.runs[number * self.runs_per_batch : (number + 1) * self.runs_per_batch]
-        segment, first = runs[:, :1], runs[:, 1:]
+        """Return the inputs of network.build_network and the targets of a batch: some runs of each segment."""
+        first = self.runs[:, number * RUNS_PER_SEGMENT : (number + 1) * RUNS_PER_SEGMENT].reshape(-1, 1)
+        segment = np.arange(len(self.runs)).repeat(RUNS_PER_SEGMENT)[:, None]
         n_around = RUN_FRAMES + self.frames.shape[1] - SEGMENT_FRAMES
         inputs = [self.frames[segment, first + np.arange(n_around)]]
         if self.statistics.shape[1]:
@@ -62,10 +58,12 @@ class Block:
 class MixtureStream:
     """Draws speech, noise, onsets and SNR anew for every block, and computes features of the mixtures.
 
-    Block k depends on the seed and k alone, so blocks can be made in any order and by any number of
-    threads, and training can go on from any iteration.
+    Segment s of block k depends on the seed, k and s alone, so blocks can be made in any order, by any number of
+    threads and shared among processes, and training can go on from any iteration.
 
     A block has one segment of 5 s for each 16 frames of a batch: 32 segments, about 32 MB, for a batch of 512.
+    Each of its 19 batches takes 4 runs of 4 frames from each segment; a batch size is rounded down to
+    a multiple of 16.
     """
 
     def __init__(
@@ -76,12 +74,18 @@ class MixtureStream:
         snrs: "Snrs",
         seed: list[int],
         cache: AudioCache,
+        share: Share = Share(),  # noqa: B008 (it is frozen)
     ):
         self._speech_paths, self._noise_paths = speech_paths, noise_paths
         self._recipe, self._snrs, self._seed, self._cache = recipe, snrs, seed, cache
         self.scaler: Scaler | None = None
-        self._runs_per_batch = max(1, recipe.training.batch_size // RUN_FRAMES)
-        self._n_segments = max(1, recipe.training.batch_size // 16)
+        self._n_segments = max(1, recipe.training.batch_size // (RUN_FRAMES * RUNS_PER_SEGMENT))
+        if self._n_segments % share.n_devices:
+            raise InputError(
+                f"a batch of {recipe.training.batch_size} frames cannot be shared by {share.n_devices} devices; "
+                f"give --batch_size a multiple of {16 * share.n_devices}"
+            )
+        self._share = share
 
     def compute_scaler(self, n_blocks: int = 8) -> Scaler:
         """Set and return the scaler, computed on blocks that training does not see."""
@@ -102,28 +106,18 @@ class MixtureStream:
         return self.scaler
 
     def block(self, number: int) -> Block:
-        """Make block `number`."""
-        rng = np.random.default_rng([*self._seed, 0, number])
+        """Make this process's part of block `number`."""
         n_side = (self._recipe.input.n_concat - 1) // 2
         parts = []
-        for _ in range(self._n_segments):
+        for index in range(self._n_segments)[self._share.part(self._n_segments)]:
+            rng = np.random.default_rng([*self._seed, 0, number, index])
             mixture_stft, speech_magnitude = self.mixture(rng)
             frames, statistics = frames_and_statistics(mixture_stft, self._recipe.input)
             padded = np.pad(self.scaler.frames(frames), ((n_side, n_side), (0, 0)), mode="edge")
             wanted = targets(mixture_stft, speech_magnitude, self._recipe)
-            parts.append((padded, self.scaler.statistics(statistics[0]), wanted))
-        frames, statistics, wanted = (np.stack(arrays) for arrays in zip(*parts, strict=True))
-        n_runs = SEGMENT_FRAMES // RUN_FRAMES
-        first = rng.integers(SEGMENT_FRAMES - n_runs * RUN_FRAMES + 1, size=(self._n_segments, 1))
-        first = first + RUN_FRAMES * np.arange(n_runs)
-        segment = np.broadcast_to(np.arange(self._n_segments)[:, None], first.shape)
-        runs = rng.permutation(np.stack([segment.ravel(), first.ravel()], axis=1))
-        return Block(frames, statistics, wanted, runs, self._runs_per_batch)
-
-    @property
-    def batches_per_block(self) -> int:
-        """How many batches each block makes."""
-        return self._n_segments * (SEGMENT_FRAMES // RUN_FRAMES) // self._runs_per_batch
+            runs = RUN_FRAMES * rng.permutation(SEGMENT_FRAMES // RUN_FRAMES)
+            parts.append((padded, self.scaler.statistics(statistics[0]), wanted, runs))
+        return Block(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
     def batches(self, first: int = 0) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
         """Yield batches without end, from number `first` on; all cores make them ahead of need.
@@ -132,17 +126,17 @@ class MixtureStream:
         """
         n_threads = n_cores()
         with ThreadPoolExecutor(n_threads) as makers, ThreadPoolExecutor(n_threads) as cutters:
-            numbers = itertools.count(first // self.batches_per_block)
-            skipped = first % self.batches_per_block
+            numbers = itertools.count(first // BATCHES_PER_BLOCK)
+            skipped = first % BATCHES_PER_BLOCK
             for block in in_order_ahead(makers, self.block, numbers, n_threads + 1):
-                yield from in_order_ahead(cutters, block.batch, range(skipped, block.n_batches), n_threads)
+                yield from in_order_ahead(cutters, block.batch, range(skipped, BATCHES_PER_BLOCK), n_threads)
                 skipped = 0
 
     def sample(self, max_batches: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
         """Yield the same few batches at each call."""
-        for number in range(-(-max_batches // self.batches_per_block)):
+        for number in range(-(-max_batches // BATCHES_PER_BLOCK)):
             block = self.block(number)
-            for index in range(min(block.n_batches, max_batches - number * self.batches_per_block)):
+            for index in range(min(BATCHES_PER_BLOCK, max_batches - number * BATCHES_PER_BLOCK)):
                 yield block.batch(index)
 
     # --- Drawing a mixture ---

@@ -1,6 +1,7 @@
 """Training a network: the loop, the losses on the way, what is saved, and going on after a kill."""
 
 import dataclasses
+import importlib.util
 import os
 import re
 import time
@@ -11,6 +12,7 @@ import numpy as np
 
 from command_line import say, track
 from config import stft_settings
+from distribution import Share
 from errors import InputError
 from keras_backend import import_keras
 from losses import make_loss
@@ -40,38 +42,65 @@ class Sets:
 
 
 class Training:
-    """A network in training: its optimizer, its averaged weights, and the losses recorded so far."""
+    """A network in training: its optimizer, its averaged weights, and the losses recorded so far.
 
-    def __init__(self, workspace: str, tr_name: str, recipe: Recipe, sets: Sets, seed: int):
+    Args:
+      workspace, tr_name: folder, and name of the folders in it.
+      recipe: with all that the flags of train put over it.
+      sets: what is read.
+      seed: of first weights and dropout.
+      share: of several processes each trains on its part of every batch.
+      tensorboard: folder for TensorBoard's files; None writes none.
+    """
+
+    def __init__(
+        self,
+        workspace: str,
+        tr_name: str,
+        recipe: Recipe,
+        sets: Sets,
+        seed: int,
+        share: Share = Share(),  # noqa: B008 (it is frozen)
+        tensorboard: str | None = None,
+    ):
         keras = import_keras()
         self.workspace, self.tr_name, self.recipe, self.sets = workspace, tr_name, recipe, sets
-        self.iteration, self.stats = 0, []
+        self.iteration, self.stats, self.share = 0, [], share
         self.identity = training_identity(recipe, seed)
-        self.model = build_network(recipe, sets.n_freq, seed)
         scaled = sets.scaler.mean.astype(np.float32), sets.scaler.std.astype(np.float32)
         self.loss = make_loss(recipe, *scaled)
-        # A second model of the same layers is compiled, so that what is saved carries no loss and no optimizer.
-        self.trained = keras.Model(self.model.inputs, self.model.outputs)
-        self.trained.compile(optimizer=make_optimizer(recipe), loss=self.loss)
-        self.trained.optimizer.build(self.trained.trainable_variables)
-        self.average = keras.models.clone_model(self.model) if recipe.training.weight_average > 0 else None
-        if self.average is not None:
-            self.average.set_weights(self.model.get_weights())
+        with share.scope():
+            self.model = build_network(recipe, sets.n_freq, seed)
+            # A second model of the same layers is compiled, so that what is saved carries no loss and no optimizer.
+            self.trained = keras.Model(self.model.inputs, self.model.outputs)
+            self.trained.compile(optimizer=make_optimizer(recipe), loss=self.loss)
+            self.trained.optimizer.build(self.trained.trainable_variables)
+            self.average = keras.models.clone_model(self.model) if recipe.training.weight_average > 0 else None
+            if self.average is not None:
+                self.average.set_weights(self.model.get_weights())
+        # Weights that are spread over devices are copied to a network of this process to evaluate and save them.
+        self._copy = None if share.parallel is None else build_network(recipe, sets.n_freq, seed)
+        self._tensorboard = make_tensorboard(tensorboard, self.trained) if tensorboard and share.is_first else None
 
     @property
     def result(self):
         """The network to evaluate and to save: that of the averaged weights, if the recipe averages."""
-        return self.model if self.average is None else self.average
+        result = self.model if self.average is None else self.average
+        if self._copy is None:
+            return result
+        self._copy.set_weights(result.get_weights())
+        return self._copy
 
     def step(self, batch) -> None:
         """Take one training step."""
-        self.trained.train_on_batch(*batch)
-        self.iteration += 1
-        if self.average is not None and self.iteration % AVERAGE_EVERY == 0:
-            # Early on the average follows faster, so that the random first weights are soon forgotten.
-            kept = min(self.recipe.training.weight_average, self.iteration / (10 + self.iteration)) ** AVERAGE_EVERY
-            for old, new in zip(self.average.weights, self.model.weights, strict=True):
-                old.assign(kept * old + (1 - kept) * new)
+        with self.share.scope():
+            self.trained.train_on_batch(*batch)
+            self.iteration += 1
+            if self.average is not None and self.iteration % AVERAGE_EVERY == 0:
+                # Early on the average follows faster, so that the random first weights are soon forgotten.
+                kept = min(self.recipe.training.weight_average, self.iteration / (10 + self.iteration)) ** AVERAGE_EVERY
+                for old, new in zip(self.average.weights, self.model.weights, strict=True):
+                    old.assign(kept * old + (1 - kept) * new)
 
     def evaluate(self) -> None:
         """Print and record the losses; keep the model as the best if its valid_loss is the lowest so far."""
@@ -86,16 +115,16 @@ class Training:
         columns = ["iteration", *losses]
         table = [[row["iteration"], *(f"{row[name]:.6f}" for name in losses)] for row in self.stats]
         write_text(training_stats_path(self.workspace, self.tr_name), csv_text(columns, table))
+        if self._tensorboard is not None:
+            self._tensorboard.on_epoch_end(self.iteration, losses)
         if "valid_loss" in losses and losses["valid_loss"] <= min(earlier, default=np.inf):
             save_model(model_path(self.workspace, self.tr_name, "best"), self.result, self.settings())
 
     def mean_loss(self, batches: Callable[[], Iterator]) -> float:
         """Return the loss, dropout off, averaged over the frames of some batches."""
-        total, n_frames = 0.0, 0
+        total, n_frames, result = 0.0, 0, self.result
         for inputs, y in batches():
-            of_frames = np.asarray(
-                import_keras().ops.convert_to_numpy(self.loss(y, self.result.predict_on_batch(inputs)))
-            )
+            of_frames = np.asarray(import_keras().ops.convert_to_numpy(self.loss(y, result.predict_on_batch(inputs))))
             total, n_frames = total + float(of_frames.sum()), n_frames + of_frames.size
         return total / n_frames
 
@@ -115,10 +144,10 @@ class Training:
         """
         from features import RunningStatistics
 
-        reference, estimate = RunningStatistics(), RunningStatistics()
+        reference, estimate, result = RunningStatistics(), RunningStatistics(), self.result
         for inputs, y in self.sets.samples["tr_loss"]():
             clean = y if self.recipe.target.output == "log_magnitude" else y[..., 0, :]
-            answer = np.asarray(self.result.predict_on_batch(inputs))[..., : self.sets.n_freq]
+            answer = np.asarray(result.predict_on_batch(inputs))[..., : self.sets.n_freq]
             reference.add(self.sets.scaler.frames(clean).reshape(-1, 1))
             estimate.add(answer.reshape(-1, 1))
         return float(reference.std[0] / estimate.std[0])
@@ -169,8 +198,9 @@ class Training:
         if found["identity"] != self.identity:
             raise InputError(f"{path} is of a training with another recipe or other flags; train without --resume")
         found = read_npz(path, ("iteration", "stats", "columns", *names), made_by="train without --resume")
-        for variable, name in zip(variables, names, strict=True):
-            variable.assign(found[name])
+        with self.share.scope():
+            for variable, name in zip(variables, names, strict=True):
+                variable.assign(found[name])
         self.iteration = found["iteration"]
         columns = found["columns"].tolist()
         self.stats = [dict(zip(columns, row, strict=True)) for row in found["stats"].tolist()]
@@ -203,19 +233,35 @@ def make_optimizer(recipe: Recipe):
     return keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm or None)
 
 
+def make_tensorboard(folder: str, model):
+    """Return Keras' callback that writes the losses for TensorBoard.
+
+    Raises:
+      InputError: its packages are missing.
+    """
+    missing = [name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"--tensorboard needs TensorFlow and TensorBoard; pip install {' '.join(missing)}")
+    callback = import_keras().callbacks.TensorBoard(folder, write_graph=False)
+    callback.set_model(model)
+    return callback
+
+
 def run_training(training: Training, eval_every: int, save_every: int, keep: int | None) -> None:
-    """Train up to the recipe's last iteration, which is always evaluated and saved."""
+    """Train up to the recipe's last iteration, which is always evaluated and saved (by the first process)."""
     n_iterations = training.recipe.training.n_iterations
     began = time.time()
     batches = training.sets.batches(training.iteration)
-    if training.iteration == 0:
+    is_first = training.share.is_first
+    if training.iteration == 0 and is_first:
         training.evaluate()
     remaining = range(training.iteration, n_iterations)
     for _ in track(remaining, len(remaining), "iterations", log_lines=0):
         training.step(next(batches))
         last = training.iteration == n_iterations
-        if training.iteration % eval_every == 0 or last:
+        if is_first and (training.iteration % eval_every == 0 or last):
             training.evaluate()
-        if training.iteration % save_every == 0 or last:
+        if is_first and (training.iteration % save_every == 0 or last):
             training.save(keep)
-    say(f"Training time: {time.time() - began:.1f} s")
+    if is_first:
+        say(f"Training time: {time.time() - began:.1f} s")

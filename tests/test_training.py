@@ -17,27 +17,31 @@ from test_main_dnn import read_stats
 
 from audio_files import AudioCache, list_audio
 from config import n_overlap, n_window
+from distribution import Share
 from draws import held_out_speech
+from errors import InputError
 from features import mix_at_snr, root_mean_square, stft
 from mixture_features import read_features
 from network import load_model
 from network_input import frames_and_statistics, targets
-from on_the_fly import SEGMENT_FRAMES, SEGMENT_SAMPLES, MixtureStream, Snrs, played_at, segment
+from on_the_fly import BATCHES_PER_BLOCK, SEGMENT_FRAMES, SEGMENT_SAMPLES, MixtureStream, Snrs, played_at, segment
 from recipe import load_recipe
 from workspace import model_path, read_mixtures, scaler_path, training_stats_path
+
+NOT_SHARED = Share()
 
 
 def paths(kind):
     return [str(MINI / kind / name) for name in list_audio(str(MINI / kind), kind)]
 
 
-def stream(snrs=None, recipe="default", seed=0, **training_noise):
+def stream(snrs=None, recipe="default", seed=0, share=NOT_SHARED, **training_noise):
     snrs = snrs or Snrs(low=-5, high=15)
     chosen = load_recipe(recipe)
     training_noise = dataclasses.replace(chosen.training_noise, **training_noise)
     training = dataclasses.replace(chosen.training, batch_size=64)
     chosen = dataclasses.replace(chosen, training_noise=training_noise, training=training)
-    made = MixtureStream(paths("train_speech"), paths("train_noise"), chosen, snrs, [seed], AudioCache())
+    made = MixtureStream(paths("train_speech"), paths("train_noise"), chosen, snrs, [seed], AudioCache(), share)
     made.compute_scaler(n_blocks=1)
     return made
 
@@ -129,9 +133,9 @@ def test_a_block_depends_on_seed_and_number_alone():
 def test_batches_go_on_from_any_number():
     made = stream()
     all_batches = made.batches()
-    expected = [next(all_batches) for _ in range(made.batches_per_block + 3)]
+    expected = [next(all_batches) for _ in range(BATCHES_PER_BLOCK + 3)]
     all_batches.close()
-    for first in (1, made.batches_per_block, made.batches_per_block + 2):
+    for first in (1, BATCHES_PER_BLOCK, BATCHES_PER_BLOCK + 2):
         later = made.batches(first)
         (frames, statistics), y = next(later)
         later.close()
@@ -142,13 +146,25 @@ def test_batches_go_on_from_any_number():
 
 def test_a_block_uses_each_frame_at_most_once_and_inputs_fit_targets():
     block = stream().block(0)
-    used = {(segment, first + offset) for segment, first in block.runs.tolist() for offset in range(4)}
-    assert len(used) == 4 * len(block.runs) == len(block.frames) * SEGMENT_FRAMES // 4 * 4
+    for runs in block.runs:
+        assert sorted(runs) == list(range(0, SEGMENT_FRAMES, 4))
     (frames, statistics), y = block.batch(0)
     assert frames.shape == (16, 4 + 10, 257) and statistics.shape == (16, 4, 4 * 257) and y.shape == (16, 4, 2, 257)
-    segment, first = block.runs[5]
-    np.testing.assert_array_equal(y[5], block.targets[segment, first : first + 4])
-    np.testing.assert_array_equal(frames[5], block.frames[segment, first : first + 14])
+    first = block.runs[1, 1]  # 4 runs of each of 4 segments: the second run of the second
+    np.testing.assert_array_equal(y[5], block.targets[1, first : first + 4])
+    np.testing.assert_array_equal(frames[5], block.frames[1, first : first + 14])
+
+
+def test_the_shares_of_several_processes_make_the_batch_of_one():
+    whole, *parts = stream(), stream(share=Share(0, 2, 2)), stream(share=Share(1, 2, 2))
+    for number in (0, 7):
+        (frames, statistics), y = whole.block(1).batch(number)
+        shared = [part.block(1).batch(number) for part in parts]
+        np.testing.assert_array_equal(np.concatenate([inputs[0] for inputs, _ in shared]), frames)
+        np.testing.assert_array_equal(np.concatenate([inputs[1] for inputs, _ in shared]), statistics)
+        np.testing.assert_array_equal(np.concatenate([targets for _, targets in shared]), y)
+    with pytest.raises(InputError, match="cannot be shared by 3 devices"):
+        stream(share=Share(0, 1, 3))
 
 
 def test_the_scaler_brings_the_stream_to_mean_zero_and_deviation_one():

@@ -1,0 +1,109 @@
+"""The same commands on each of Keras' backends, and on several devices and processes."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, inference, run_process, train
+from test_training import on_the_fly_flags, test_set, write_recipe  # noqa: F401 (a fixture)
+
+from audio_files import read_audio
+from network import load_model
+from workspace import enhanced_path, model_path, read_mixtures
+
+
+def needs(package):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed (pip install {package})")
+
+
+OTHERS = [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")]
+
+
+def environment(backend, **variables):
+    return {**os.environ, "KERAS_BACKEND": backend, **{name: str(value) for name, value in variables.items()}}
+
+
+def link(source, target, *names):
+    """Make a workspace with links to some folders of another."""
+    target.mkdir()
+    for name in names:
+        (target / name).symlink_to(source / name)
+    return target
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_a_model_of_one_backend_enhances_alike_on_another(backend, trained, tmp_path):
+    copy = link(trained, tmp_path / "copy", "models", "mixed_audios", "mixture_csvs", "training_stats", "features")
+    flags = ("inference", "--workspace", copy, "--te_snr", 0, "--iteration", 4)
+    done = run_process("main_dnn", *flags, env=environment(backend))
+    assert done.returncode == 0, done.stderr
+    for mixture in read_mixtures(str(trained), "test"):
+        expected, found = (read_audio(enhanced_path(str(place), 0, mixture.name)) for place in (trained, copy))
+        # Single precision through four layers; waves of order 1.
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_each_backend_trains_resumes_and_its_models_load_here(backend, prepared, tmp_path):
+    workspace = link(prepared, tmp_path / "ws", "packed_features", "mixed_audios", "mixture_csvs", "features")
+    recipe = write_recipe(tmp_path / "small.toml", "original")
+    flags = ("train", "--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--recipe", recipe, "--eval_every", 10)
+    for more in (("--n_iterations", 20), ("--n_iterations", 30, "--resume")):
+        done = run_process("main_dnn", *flags, *more, env=environment(backend))
+        assert done.returncode == 0 and f"Keras backend {backend}" in done.stdout, done.stderr
+        assert done.stderr == ""
+    assert inference(workspace, "--iteration", 30) == 0
+
+
+@pytest.mark.parametrize("kind", ["processes", "devices"])
+@needs("jax")
+def test_several_processes_or_devices_get_the_weights_of_one(kind, test_set, tmp_path):  # noqa: F811
+    recipe = write_recipe(tmp_path / "small.toml", weight_average=0.9)
+    flags = ["--n_iterations", 12, "--eval_every", 6, "--save_every", 6, "--valid_fraction", 0.3]
+    workspaces = [link(test_set, tmp_path / name, "packed_features", "mixture_csvs") for name in ("one", "two")]
+
+    def start(workspace, *more, **variables):
+        line = [sys.executable, "main_dnn.py", "train", *on_the_fly_flags(workspace, recipe), *flags, *more]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*map(str, line)], cwd=ROOT, env=environment("jax", **variables), **pipes)
+
+    started = [start(workspaces[0])]
+    if kind == "devices":
+        started.append(start(workspaces[1], "--distribute", XLA_FLAGS="--xla_force_host_platform_device_count=2"))
+    else:
+        with socket.create_server(("localhost", 0)) as server:
+            address = f"localhost:{server.getsockname()[1]}"
+        joined = {"KERAS_DISTRIBUTION_JOB_ADDRESSES": address, "KERAS_DISTRIBUTION_NUM_PROCESSES": 2}
+        for index in (0, 1):
+            started.append(start(workspaces[1], "--distribute", **joined, KERAS_DISTRIBUTION_PROCESS_ID=index))
+    outputs = [process.communicate(timeout=240) for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), outputs
+    for iteration in (6, 12):
+        paths = [model_path(str(workspace), "-5dbto15db", iteration) for workspace in workspaces]
+        for expected, found in zip(*(load_model(path)[0].get_weights() for path in paths), strict=True):
+            # The sums over a batch are taken in another order, in single precision; weights are of order 1.
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert len((workspaces[1] / "training_stats/-5dbto15db/stats.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_distributing_without_jax_and_with_half_of_the_variables(tmp_path):
+    flags = ("train", "--workspace", tmp_path, "--te_snr", 0, "--tr_snr", 0, "--distribute")
+    done = run_process("main_dnn", *flags, env=environment("tensorflow"))
+    assert done.returncode == 2 and "--distribute needs Keras on JAX, found tensorflow" in done.stderr
+    if importlib.util.find_spec("jax"):
+        done = run_process("main_dnn", *flags, env=environment("jax", KERAS_DISTRIBUTION_PROCESS_ID=0))
+        assert done.returncode == 2 and "set all three" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_losses_go_to_tensorboard_too(prepared, tmp_path):
+    workspace = link(prepared, tmp_path / "ws", "packed_features", "mixture_csvs")
+    recipe = write_recipe(tmp_path / "small.toml", "original")
+    assert train(workspace, "--recipe", recipe, "--n_iterations", 2, "--tensorboard", tmp_path / "board") == 0
+    event_files = list((tmp_path / "board").rglob("events.out.tfevents.*"))
+    assert event_files and b"te_loss" in b"".join(path.read_bytes() for path in event_files)
