@@ -18,6 +18,7 @@ from errors import InputError, MissingFileError, require_dir
 from safe_files import write_bytes
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
+BLOCK_SAMPLES = 2**16  # of a file, read together
 _ENDLESS = 0x7FFFF000  # bytes or samples; lengths from here on are what programs announce that stream to a pipe
 
 
@@ -43,7 +44,20 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
       InputError: no folder, no audio in it, a name that is not UTF-8, or two files that would
         share an output name.
     """
-    require_dir(folder, f"{what} (.wav, .flac, .ogg)")
+    names = find_audio(folder, what)
+    for name in names:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise InputError(f"{folder}: the name {name!a} has control or undecodable characters; rename the file")
+    if list_path is not None:
+        names = _keep_listed(names, list_path, folder)
+    check_output_names([(flat_name(name), name) for name in sorted(names)], folder)
+    return sorted(names)
+
+
+def find_audio(folder: str, what: str, extensions: tuple[str, ...] = AUDIO_EXTENSIONS) -> list[str]:
+    """Return the sorted names of the files with some extensions in a folder and below it; see list_audio."""
+    expected = f"{', '.join(extensions[:-1])} or {extensions[-1]}"
+    require_dir(folder, f"{what} ({expected})")
     names, seen = [], {os.path.realpath(folder)}
     for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
         folders[:] = [
@@ -52,16 +66,10 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
         names += [
             os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
             for name in files
-            if name.lower().endswith(AUDIO_EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith(extensions) and not name.startswith(".")
         ]
     if not names:
-        raise InputError(f"{folder} holds no .wav, .flac or .ogg file; put the {what} there")
-    for name in names:
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-            raise InputError(f"{folder}: the name {name!a} has control or undecodable characters; rename the file")
-    if list_path is not None:
-        names = _keep_listed(names, list_path, folder)
-    check_output_names([(flat_name(name), name) for name in sorted(names)], folder)
+        raise InputError(f"{folder} holds no {expected} file; put the {what} there")
     return sorted(names)
 
 
@@ -132,7 +140,7 @@ def audio_length(path: str) -> int:
     Raises:
       InputError: the file is missing, unreadable, cut short or without samples.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return _resampled_length(file.frames, file.samplerate)
 
 
@@ -148,7 +156,7 @@ def read_audio(path: str) -> np.ndarray:
     Raises:
       InputError: the file is missing, unreadable, cut short, without samples, or holds NaN.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         resampler = None
         if file.samplerate != sample_rate:
             import soxr
@@ -174,7 +182,7 @@ def sound_blocks(file: soundfile.SoundFile, path: str) -> Iterator[tuple[np.ndar
     """
     n_read = 0
     try:
-        for channels in file.blocks(2**16, dtype="float64", always_2d=True):
+        for channels in file.blocks(BLOCK_SAMPLES, dtype="float64", always_2d=True):
             if not np.isfinite(channels).all():
                 raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
             n_read += len(channels)
@@ -197,7 +205,7 @@ def _unreadable(path: str, error: Exception) -> InputError:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+def opened(path: str) -> Iterator[soundfile.SoundFile]:
     """Yield an opened file, after a look that the samples it announces are there."""
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; check the speech and noise folders against the mixture CSV")

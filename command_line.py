@@ -12,16 +12,16 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     """Parse the command line and call the step it names (set as `run`) with its flags.
 
     Returns:
-      The exit status: 0, or 2 after the one line that a foreseen error is worth.
+      The exit status: 0 or what the step returned, or 2 after the one line that a foreseen error is worth.
     """
     flags = vars(parser.parse_args(argv))
     step, name = flags.pop("run"), flags.pop("step_name")
     try:
-        step(**flags)
+        status = step(**flags)
     except InputError as error:
         print(f"{parser.prog} {name}: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -91,6 +91,37 @@ def track(items: Iterable, total: int, what: str, log_lines: int = 10) -> Iterat
         yield item
         if count * log_lines // total != (count - 1) * log_lines // total:
             print(f"{what} {count}/{total}", flush=True)
+
+
+class Progress:
+    """Shows how much of a total is done: a bar on a terminal, about ten lines in a log file."""
+
+    def __init__(self, total: int, what: str):
+        self._total, self._what, self._done, self._bar = max(1, total), what, 0.0, None
+
+    def __enter__(self) -> "Progress":
+        """Open the bar."""
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, unit=f" {self._what}", leave=False, bar_format=_BAR)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def add(self, amount: float) -> None:
+        """Say that so much more is done."""
+        before, self._done = self._done, self._done + amount
+        if self._bar is not None:
+            self._bar.update(amount)
+        elif int(10 * self._done / self._total) > int(10 * before / self._total):
+            print(f"{self._what} {self._done:.0f}/{self._total}", flush=True)
+
+
+_BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{elapsed}<{remaining}]"
 
 
 def say(text: str) -> None:

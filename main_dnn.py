@@ -2,12 +2,11 @@
 
 import argparse
 import contextlib
-import dataclasses
 import os
 
 import numpy as np
 
-from command_line import add_step, decibels, fraction, natural, positive_float, positive_int, run_step, say, track
+from command_line import add_step, decibels, fraction, natural, positive_float, positive_int, run_step, track
 from config import n_overlap, n_window
 from errors import InputError, require_file
 from workspace import (
@@ -18,13 +17,11 @@ from workspace import (
     mixed_audio_path,
     model_path,
     read_mixtures,
-    snr_name,
     spectrogram_figure_path,
 )
 
-EVALUATION_BATCHES = 100  # at most so many batches of each packed set are evaluated
-EVALUATION_BATCHES_ON_THE_FLY = 16  # they are made anew each time
 DECODED_MB = 256  # of waves kept decoded for mixing on the fly
+SHIPPED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretrained", "model.keras")
 
 # --- train ------------------------------------------------------------------------------------
 
@@ -84,6 +81,7 @@ def train(
     """
     from distribution import Share, start_distribution
     from training import Training, run_training
+    from training_sets import on_the_fly_sets, packed_sets, resolve_recipe, say_device, training_name
 
     share = start_distribution() if distribute else Share()
     chosen = resolve_recipe(recipe, tr_snr, tr_snr_range, lr, n_iterations, batch_size)
@@ -100,137 +98,6 @@ def train(
         if resume:
             training.load_state()
         run_training(training, eval_every, save_every, keep)
-
-
-def resolve_recipe(name: str, tr_snr, tr_snr_range, lr: float | None, n_iterations: int | None, batch_size: int | None):
-    """Load a recipe and put the flags of train over it; None leaves what the recipe says.
-
-    Raises:
-      InputError: there is no such recipe, or both or neither of SNRs and a range of them.
-    """
-    from recipe import load_recipe
-
-    overrides = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size}
-    if tr_snr or tr_snr_range:
-        overrides |= {"snr_db": tr_snr or [], "snr_range_db": tr_snr_range or []}
-    recipe = with_training(load_recipe(name), {key: value for key, value in overrides.items() if value is not None})
-    if bool(recipe.training.snr_db) == bool(recipe.training.snr_range_db):
-        raise InputError(f"recipe {name}: expected SNRs or a range of them, found both or none; give --tr_snr")
-    return recipe
-
-
-def with_training(recipe, overrides: dict):
-    """Return a recipe with some values of its section [training] replaced."""
-    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **overrides))
-
-
-def with_n_concat(recipe, n_concat: int):
-    """Return a recipe with the n_concat that the packed features were made with."""
-    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, n_concat=n_concat))
-
-
-def training_name(recipe) -> str:
-    """Return the name of the folders of a training: of its SNRs, or of the ends of their range."""
-    low_and_high = recipe.training.snr_range_db
-    return "to".join(map(snr_name, low_and_high)) if low_and_high else snr_name(*recipe.training.snr_db)
-
-
-def say_device(share) -> None:
-    """Print what the training runs on."""
-    from keras_backend import import_keras
-
-    keras = import_keras()
-    backend = keras.backend.backend()
-    if backend == "torch":  # Keras does not list PyTorch's devices
-        import torch
-
-        devices = ["gpu" if torch.cuda.is_available() else "cpu"]
-    else:
-        devices = keras.distribution.list_devices()
-        devices = devices if share.n_devices > 1 else devices[:1]
-    process = f", process {share.index} of {share.n_processes}" if share.n_processes > 1 else ""
-    say(f"train on {', '.join(devices)}, Keras backend {backend}{process}")
-
-
-def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_fraction: float, share):
-    """Open the packed training and test set; return the recipe, with their n_concat, and training.Sets."""
-    from batches import PackedData, check_same_recipe, open_packed, read_scaler, split_rows
-    from training import Sets
-
-    snrs = recipe.training.snr_db
-    if not snrs or not np.isfinite(snrs).all():
-        raise InputError("packed features exist at single SNRs in dB; give --tr_snr, or train --on_the_fly")
-    files = open_packed(stack, workspace, "train", snrs)
-    n_concat = int(files[0].attrs["n_concat"])
-    scaler = read_scaler(workspace, snrs, files)
-    test_files = open_packed(stack, workspace, "test", [te_snr])
-    check_same_recipe([*files, *test_files], recipe, n_concat)
-    recipe = with_n_concat(recipe, n_concat)
-    train_rows, valid_rows = split_rows(workspace, files, valid_fraction)
-    whole_test = [[(0, len(test_files[0]["x"]))]]
-    n_freq = files[0]["x"].shape[-1]
-
-    def packed(some_files: list, rows: list, *shared) -> PackedData:
-        return PackedData(some_files, rows, n_concat, scaler, recipe.training.batch_size, *shared)
-
-    train_set = packed(files, train_rows, share)
-    sampled = {"tr_loss": train_set, "te_loss": packed(test_files, whole_test)}
-    if valid_fraction > 0:
-        sampled["valid_loss"] = packed(files, valid_rows)
-    samples = {name: (lambda data=data: data.sample(EVALUATION_BATCHES)) for name, data in sampled.items()}
-    return recipe, Sets(lambda first: train_set.batches(seed, first), samples, scaler, n_freq)
-
-
-def on_the_fly_sets(
-    stack,
-    workspace: str,
-    te_snr: float,
-    recipe,
-    speech_dir,
-    noise_dir,
-    seed: int,
-    valid_fraction: float,
-    cache_mb: int,
-    share,
-):
-    """Set up streams of training mixtures and the packed test set; return the recipe and training.Sets."""
-    from audio_files import AudioCache, list_audio
-    from batches import PackedData, check_same_recipe, open_packed
-    from draws import held_out_speech
-    from on_the_fly import MixtureStream, Snrs
-    from training import Sets
-
-    if not speech_dir or not noise_dir:
-        raise InputError("--on_the_fly needs --speech_dir and --noise_dir, folders of training speech and noise")
-    test_files = open_packed(stack, workspace, "test", [te_snr])
-    recipe = with_n_concat(recipe, int(test_files[0].attrs["n_concat"]))
-    check_same_recipe(test_files, recipe, recipe.input.n_concat)
-    speech_names, noise_names = list_audio(speech_dir, "speech"), list_audio(noise_dir, "noise")
-    held_out = held_out_speech(speech_names, valid_fraction)
-    noise_paths = [os.path.join(noise_dir, name) for name in noise_names]
-    snrs, cache = Snrs(tuple(recipe.training.snr_db), *recipe.training.snr_range_db), AudioCache(cache_mb * 2**20)
-
-    def stream(names: list[str], number: int, *shared) -> MixtureStream:
-        speech_paths = [os.path.join(speech_dir, name) for name in names]
-        return MixtureStream(speech_paths, noise_paths, recipe, snrs, [seed, number], cache, *shared)
-
-    trained_on = [name for name in speech_names if name not in held_out]
-    train_stream = stream(trained_on, 0, share)
-    scaler = train_stream.compute_scaler()
-    sampled = {"tr_loss": stream(trained_on, 1)}
-    if held_out:
-        sampled["valid_loss"] = stream(sorted(held_out), 2)
-    for other in sampled.values():
-        other.scaler = scaler
-    test_set = PackedData(
-        test_files, [[(0, len(test_files[0]["x"]))]], recipe.input.n_concat, scaler, recipe.training.batch_size
-    )
-    samples = {
-        name: (lambda other=other: other.sample(EVALUATION_BATCHES_ON_THE_FLY)) for name, other in sampled.items()
-    }
-    samples["te_loss"] = lambda: test_set.sample(EVALUATION_BATCHES)
-    samples = {name: samples[name] for name in ("tr_loss", "te_loss", "valid_loss") if name in samples}
-    return recipe, Sets(train_stream.batches, samples, scaler, test_files[0]["x"].shape[-1])
 
 
 # --- inference --------------------------------------------------------------------------------
@@ -316,6 +183,48 @@ def draw_spectrograms(workspace: str, te_snr: float, mixture: Mixture, mixed: np
     save_spectrograms(spectrogram_figure_path(workspace, te_snr, mixture.name), magnitudes, title)
 
 
+# --- enhance ----------------------------------------------------------------------------------
+
+
+def enhance(
+    inputs: list[str],
+    output_dir: str | None = None,
+    model: str = SHIPPED_MODEL,
+    overwrite: bool = False,
+    attenuation_limit: float | None = None,
+) -> int:
+    """Clean recordings of any length, format, sample rate and number of channels.
+
+    The outputs have the name, format, sample rate, channels and length of the inputs, without delay. `-` stands for
+    a WAV from standard input, which goes to standard output while it comes: it begins after 5.1 s and is 3 s behind then.
+
+    Working set: the network, and some seconds of each channel.
+
+    Args:
+      inputs: files, folders with files, or "-" alone.
+      output_dir: folder to write in.
+      model: a model that train saved.
+      overwrite: whether outputs that exist are written anew.
+      attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets no limit.
+    Returns:
+      0, or 1 if some of several files could not be done; they are named.
+    Raises:
+      InputError: the only file cannot be done, or the flags do not fit together.
+    """
+    from enhance import enhance_files, enhance_stream
+    from network import load_model
+
+    is_stream = inputs == ["-"]
+    if is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
+        raise InputError("expected files and an --output_dir, or - alone for standard input to standard output")
+    network, settings = load_model(model)
+    smallest_gain = 0.0 if attenuation_limit is None else 10 ** (-attenuation_limit / 20)
+    if is_stream:
+        enhance_stream(network, settings, smallest_gain)
+        return 0
+    return enhance_files(network, settings, inputs, output_dir, overwrite, smallest_gain)
+
+
 # --- Command line -----------------------------------------------------------------------------
 
 
@@ -342,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
         "--n_concat", type=int, help="frames in the model's window, as a check; default: the model's"
     )
     enhancing.add_argument("--visualize", action="store_true", help="draw the spectrograms of each file to PNG files")
+    add_enhance_flags(add_step(steps, enhance, "clean your own recordings"))
     return run_step(parser, argv)
 
 
@@ -377,6 +287,16 @@ def add_training_flags(training: argparse.ArgumentParser) -> None:
     )
     add("--tensorboard", metavar="DIR", help="folder to write the losses to for TensorBoard too; default: none")
     add("--cache_mb", type=positive_int, default=DECODED_MB, help="MB of waves to keep decoded, for --on_the_fly")
+
+
+def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
+    """Add the flags of enhance."""
+    add = cleaning.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="audio files, folders of them, or - for a WAV from standard input")
+    add("--output_dir", help="folder to write the enhanced files in, under their own names")
+    add("--model", default=SHIPPED_MODEL, help="a model that train saved; default: the one that ships, pretrained/")
+    add("--overwrite", action="store_true", help="write outputs anew that exist")
+    add("--attenuation_limit", type=positive_float, metavar="DB", help="attenuate nothing by more than so many dB")
 
 
 def iteration_or_best(text: str) -> int | str:

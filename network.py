@@ -181,24 +181,37 @@ def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarra
       (n_frames, n_answers).
     """
     n_side = (settings.recipe.input.n_concat - 1) // 2
-    parts = []
-    for start in range(0, len(frames), FRAMES_AT_ONCE):
-        n_part = min(FRAMES_AT_ONCE, len(frames) - start)
-        rows = np.arange(start, start - (-n_part // 128) * 128)  # a whole number of 128 frames
-        around = np.clip(np.arange(rows[0] - n_side, rows[-1] + n_side + 1), 0, len(frames) - 1)
-        inputs = [settings.scaler.frames(frames[around])[None]]
-        if settings.recipe.input.n_statistics:
-            inputs.append(settings.scaler.statistics(statistics[np.minimum(rows, len(frames) - 1)])[None])
-        parts.append(np.asarray(model.predict_on_batch(inputs))[0, :n_part])
+    padded = np.pad(frames, ((n_side, n_side), (0, 0)), mode="edge")
+    parts = [
+        answers_inside(model, settings, padded[start : start + FRAMES_AT_ONCE + 2 * n_side], statistics[start:])
+        for start in range(0, len(frames), FRAMES_AT_ONCE)
+    ]
     return np.concatenate(parts)
+
+
+def answers_inside(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    """Run the network on frames that have all their neighbours.
+
+    They are filled up to a multiple of 128 frames, so that few different shapes occur.
+
+    Args:
+      model, settings: as load_model returns them.
+      frames: (n_frames + n_concat - 1, n_freq).
+      statistics: (n_frames or more, n_statistics, n_freq).
+    Returns:
+      (n_frames, n_answers).
+    """
+    n_frames = len(frames) - settings.recipe.input.n_concat + 1
+    n_missing = -n_frames % 128
+    inputs = [np.pad(settings.scaler.frames(frames), ((0, n_missing), (0, 0)))[None]]
+    if settings.recipe.input.n_statistics:
+        scaled = settings.scaler.statistics(statistics[:n_frames])
+        inputs.append(np.pad(scaled, ((0, n_missing), (0, 0)))[None])
+    return np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))[0, :n_frames]
 
 
 def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:
     """Estimate the magnitude spectrum of the clean speech in a mixture.
-
-    The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
-    scaled estimate by beta, [1]; where the network also answers a mask, noisy magnitude, estimate
-    or the mean of the two logarithms are taken, as the mask says, [3].
 
     Args:
       model, settings: as load_model returns them.
@@ -206,8 +219,25 @@ def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> n
     Returns:
       (n_frames, n_freq).
     """
+    inputs = frames_and_statistics(mixture_stft, settings.recipe.input)
+    return magnitude_of_answer(settings, answers(model, settings, *inputs), mixture_stft)
+
+
+def magnitude_of_answer(settings: Settings, answer: np.ndarray, mixture_stft: np.ndarray) -> np.ndarray:
+    """Return the magnitude spectrum of clean speech that the network's answer stands for.
+
+    The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
+    scaled estimate by beta, [1]; where the network also answers a mask, noisy magnitude, estimate
+    or the mean of the two logarithms are taken, as the mask says, [3].
+
+    Args:
+      settings: as load_model returns them.
+      answer: (n_frames, n_answers).
+      mixture_stft: (n_frames, n_freq) complex.
+    Returns:
+      (n_frames, n_freq).
+    """
     recipe, scaler = settings.recipe, settings.scaler
-    answer = answers(model, settings, *frames_and_statistics(mixture_stft, recipe.input))
     if recipe.target.output == "mask":
         return answer * np.abs(mixture_stft)
     n_freq = mixture_stft.shape[1]

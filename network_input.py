@@ -38,16 +38,36 @@ def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.nda
         estimate = frames[: settings.first_frames].mean(axis=0)
         return frames, np.broadcast_to(estimate, (n_frames, 1, n_freq))
     starts, width = estimate_windows(n_frames, settings.level_window_s)
-    statistics = np.empty((len(starts), settings.n_statistics, n_freq), frames.dtype)
-    level = np.empty((len(starts), 1), frames.dtype)
-    power = np.square(np.abs(spectrum)).mean(axis=1)
-    for row, start in enumerate(starts):
-        statistics[row] = percentiles(frames[start : start + width], settings.percentiles)
-        level[row] = np.log(power[start : start + width].mean() + log_epsilon**2) / 2
+    level, statistics = window_estimates(frames, power_of_frames(spectrum), starts, width, settings.percentiles)
     of_frame = np.minimum(np.arange(n_frames) // FRAMES_PER_ESTIMATE, len(starts) - 1)
-    statistics = np.maximum(statistics - level[:, None], -FLOOR)
-    frames = np.maximum(frames - level[of_frame], -FLOOR)
-    return frames, statistics[of_frame]
+    return np.maximum(frames - level[of_frame], -FLOOR), statistics[of_frame]
+
+
+def power_of_frames(spectrum: np.ndarray) -> np.ndarray:
+    """Return the mean power of the bins of each frame, (n_frames,)."""
+    return np.square(np.abs(spectrum)).mean(axis=1)
+
+
+def window_estimates(
+    frames: np.ndarray, power: np.ndarray, starts: np.ndarray, width: int, percents: list[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the level of each window of `width` frames, and percentiles of each bin in it, less the level.
+
+    Args:
+      frames: (n_frames, n_freq) log magnitudes.
+      power: (n_frames,) as power_of_frames returns it.
+      starts: (n_windows,), the first frame of each window.
+      width: frames in a window.
+      percents: which percentiles.
+    Returns:
+      level, (n_windows, 1) log magnitude; statistics, (n_windows, len(percents), n_freq).
+    """
+    statistics = np.empty((len(starts), len(percents), frames.shape[1]), frames.dtype)
+    level = np.empty((len(starts), 1), frames.dtype)
+    for row, start in enumerate(starts):
+        statistics[row] = percentiles(frames[start : start + width], percents)
+        level[row] = np.log(power[start : start + width].mean() + log_epsilon**2) / 2
+    return level, np.maximum(statistics - level[:, None], -FLOOR)
 
 
 def estimate_windows(n_frames: int, window_s: float) -> tuple[np.ndarray, int]:

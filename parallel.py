@@ -59,3 +59,14 @@ def in_order_ahead(pool: Executor, function: Callable, items: Iterable, n_ahead:
     finally:
         for future in waiting:
             future.cancel()
+
+
+def ahead(items: Iterable, n_ahead: int = 2) -> Iterator:
+    """Yield the items of an iterator that runs in a thread of its own, which makes up to n_ahead of them in advance."""
+    iterator = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(n_ahead))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, iterator, end))
+            yield item

@@ -29,15 +29,28 @@ def recover_wav(
       (wav_len,) float64 wave.
     """
     frames = np.fft.irfft(pd_abs_x * np.exp(1j * np.angle(gt_x)))  # (n_frames, n_window)
-    n_frames, n_window = frames.shape
+    n_window = frames.shape[1]
     n_hop = n_window - n_overlap
-    wave = np.zeros((n_frames - 1) * n_hop + n_window)
-    window_sum = np.zeros_like(wave)
-    window = winfunc(n_window)
-    for start, frame in zip(range(0, n_frames * n_hop, n_hop), frames, strict=True):
-        wave[start : start + n_window] += frame
-        window_sum[start : start + n_window] += window
-    wave /= window_sum
+    window_sum = overlap_add(np.broadcast_to(winfunc(n_window), frames.shape), n_hop)
+    wave = overlap_add(frames, n_hop) / window_sum
     if wav_len is None:
         return wave
     return np.pad(wave[:wav_len], (0, max(0, wav_len - len(wave))))
+
+
+def overlap_add(frames: np.ndarray, n_hop: int) -> np.ndarray:
+    """Add frames, each n_hop samples after the one before.
+
+    Args:
+      frames: (n_frames, n_window).
+      n_hop: at most n_window.
+    Returns:
+      ((n_frames - 1) * n_hop + n_window,).
+    """
+    n_frames, n_window = frames.shape
+    n_parts = -(-n_window // n_hop)  # hops that a frame covers, the last perhaps in part
+    rows = np.zeros((n_frames + n_parts - 1, n_hop), frames.dtype)
+    for part in range(n_parts):
+        piece = frames[:, part * n_hop : (part + 1) * n_hop]
+        rows[part : part + n_frames, : piece.shape[1]] += piece
+    return rows.ravel()[: (n_frames - 1) * n_hop + n_window]

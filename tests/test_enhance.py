@@ -1,0 +1,278 @@
+"""Cleaning recordings of any kind: against enhancing as a whole, and by what must come out."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import MINI, ROOT, files_below, run
+from test_bad_input import small_disk  # noqa: F401 (a fixture)
+
+from audio_files import list_audio, read_audio
+from config import sample_rate, stft_settings
+from enhance import enhanced_at_rate, limited
+from features import stft
+from main_dnn import enhance_audio
+from network import Scaler, Settings, build_network, estimate_magnitude, load_model, save_model
+from recipe import load_recipe
+from stream import FeatureStream
+
+RECORDING = MINI / "test_speech" / list_audio(str(MINI / "test_speech"), "speech")[0]
+
+
+def make_model(path, name="default", bias=0.0):
+    """Save a network of a recipe with random weights; `bias` is added to what its last layer answers."""
+    recipe = load_recipe(name)
+    recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, hidden_units=16))
+    shape = (recipe.input.n_statistics, 257)
+    scaler = Scaler(np.full(257, -3.0), np.full(257, 2.0), np.full(shape, -4.0), np.full(shape, 2.0))
+    model = build_network(recipe, 257, seed=0)
+    weights = model.get_weights()
+    model.set_weights([*weights[:-1], weights[-1] + bias])
+    save_model(str(path), model, Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "model.keras")
+
+
+@pytest.fixture(scope="module")
+def passing_model(tmp_path_factory):
+    """A model whose mask is 1 everywhere: what goes in has to come out."""
+    return make_model(tmp_path_factory.mktemp("passing") / "model.keras", bias=50.0)
+
+
+def noise(n_samples, n_channels=None, level=0.1, seed=0):
+    shape = (n_samples,) if n_channels is None else (n_samples, n_channels)
+    return level * np.random.default_rng(seed).standard_normal(shape)
+
+
+def enhance(*flags):
+    return run("main_dnn", "enhance", *flags)
+
+
+def in_blocks(signal, n_block):
+    return (signal[start : start + n_block] for start in range(0, len(signal), n_block))
+
+
+# --- Against enhancing as a whole -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["default", "original", "xu2015", "xu2015_multi"])
+@pytest.mark.parametrize("n_samples, n_block", [(600, 600), (79_960, 7000), (80_300, 65_536), (330_017, 20_011)])
+def test_blocks_give_what_the_whole_gives(recipe, n_samples, n_block, tmp_path):
+    network, settings = load_model(str(make_model(tmp_path / "model.keras", recipe)))
+    level = np.repeat(np.random.default_rng(1).uniform(0.1, 1, n_samples // 8000 + 1), 8000)[:n_samples]
+    audio = (noise(n_samples) * level).astype(np.float32)
+    whole = enhance_audio(network, settings, audio)
+    blocks = enhanced_at_rate(network, settings, in_blocks(audio[:, None], n_block), 16000, 1, 0.0)
+    parts = np.concatenate(list(blocks))[:, 0]
+    # Single precision in another order of frames; waves of order 1, those of random regressions louder.
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5 * max(1, np.abs(whole).max()))
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_what_passes_comes_back_without_delay_at_any_rate(rate, passing_model):
+    network, settings = load_model(str(passing_model))
+    signal = noise(3 * rate + 17, 2).astype(np.float32)
+    if rate < sample_rate:  # the edge of the resampler's band is lost: a tone inside it is kept
+        signal = 0.1 * np.sin(2 * np.pi * np.array([440, 1000]) * np.arange(len(signal))[:, None] / rate)
+    blocks = enhanced_at_rate(network, settings, in_blocks(signal.astype(np.float32), 9973), rate, 2, 0.0)
+    found = np.concatenate(list(blocks))
+    assert found.shape == signal.shape
+    inner = slice(rate // 20, -rate // 20)  # resampling a tone that begins abruptly rings
+    np.testing.assert_allclose(found[inner], signal[inner], rtol=0, atol=1e-4)
+
+
+def test_what_lies_above_the_band_is_attenuated_like_its_top(model):
+    network, settings = load_model(str(model))
+    rate = 48000
+    time = np.arange(2 * rate) / rate
+    low, high = noise(2 * rate), 0.1 * np.sin(2 * np.pi * 15_000 * time)
+    both = [(part[:, None]).astype(np.float32) for part in (low, low + high)]
+    without, with_high = (
+        np.concatenate(list(enhanced_at_rate(network, settings, in_blocks(part, 8192), rate, 1, 0.0)))[:, 0]
+        for part in both
+    )
+    tone = np.abs(np.fft.rfft((with_high - without)[rate // 2 : -rate // 2])).max() / (rate / 2)
+    mono = read_at_16k(low, rate)
+    spectrum = stft(mono, 512, 256)
+    gain = estimate_magnitude(network, settings, spectrum)[:, -33:-1] / np.abs(spectrum)[:, -33:-1]
+    # The gain of a random network varies over time around its mean.
+    assert tone == pytest.approx(0.1 * gain.mean(), rel=0.1) and 0.2 < gain.mean() < 0.8
+
+
+def read_at_16k(signal, rate):
+    import soxr
+
+    return soxr.resample(signal, rate, 16000).astype(np.float32)
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, rate, channels, kind",
+    [
+        ("a.wav", 16000, 1, {"subtype": "PCM_16"}),
+        ("b.wav", 44100, 2, {"subtype": "PCM_24"}),
+        ("c.flac", 48000, 3, {"subtype": "PCM_24"}),
+        ("d.wav", 8000, 1, {"subtype": "ULAW"}),
+        ("e.wav", 22050, 1, {"subtype": "FLOAT"}),
+        ("f.ogg", 44100, 2, {"subtype": "VORBIS"}),
+        ("g.aiff", 32000, 1, {"subtype": "PCM_16"}),
+        ("h.mp3", 44100, 1, {"subtype": "MPEG_LAYER_III"}),
+        ("i.sph", 16000, 1, {"format": "NIST", "subtype": "PCM_16"}),
+    ],
+)
+def test_outputs_are_of_the_kind_of_the_inputs(name, rate, channels, kind, model, tmp_path):
+    source, target = tmp_path / name, tmp_path / "out" / name
+    soundfile.write(source, noise(rate + 123, channels), rate, **kind)
+    before = soundfile.info(source)
+    assert enhance(source, "--output_dir", tmp_path / "out", "--model", model) == 0
+    after = soundfile.info(target)
+    for fact in ("samplerate", "channels", "frames", "format", "subtype", "endian"):
+        assert getattr(after, fact) == getattr(before, fact)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_folders_keep_their_shape_and_one_bad_file_stops_no_other(model, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.wav", "deep/a.wav", "deep/b.flac"):
+        soundfile.write(folder / name, noise(8000), 16000)
+    (folder / "broken.wav").write_bytes(b"RIFF" + bytes(60))
+    (folder / "notes.txt").write_text("not audio")
+    assert enhance(folder, "--output_dir", out, "--model", model) == 1
+    text = capsys.readouterr().out
+    assert "not enhanced" in text and "broken.wav is not readable" in text and "3 of 4 files" in text
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["a.wav", "deep/a.wav", "deep/b.flac"]
+    assert "real-time factor" in text
+    assert enhance(folder / "a.wav", "--output_dir", out, "--model", model) == 2
+    assert "exists; give --overwrite" in capsys.readouterr().err
+    assert enhance(folder / "a.wav", "--output_dir", out, "--model", model, "--overwrite") == 0
+
+
+def test_silence_stays_silence_and_loud_noise_does_not_clip(model, passing_model, tmp_path):
+    silence, loud = tmp_path / "silence.wav", tmp_path / "loud.wav"
+    soundfile.write(silence, np.zeros((30_000, 2)), 44100, subtype="PCM_16")
+    soundfile.write(loud, np.sign(noise(50_000)) * (1 - 2**-15), 44100, subtype="PCM_16")
+    for name, chosen in (("model", model), ("passing", passing_model)):
+        assert enhance(silence, loud, "--output_dir", tmp_path / name, "--model", chosen) == 0
+        assert not soundfile.read(tmp_path / name / "silence.wav")[0].any()
+        integers = soundfile.read(tmp_path / name / "loud.wav", dtype="int16")[0].astype(int)
+        at_full_scale = np.abs(integers) >= 32767
+        # What clips stays at full scale for samples in a row; the input itself does so, its copy may.
+        assert name == "passing" or not np.any(at_full_scale[1:] & at_full_scale[:-1])
+
+
+def test_the_limiter_leaves_all_but_peaks_alone():
+    signal = noise(20_000, 2, level=0.2)
+    signal[7000] = [1.5, 0.3]
+    signal[7100] = [-1.2, 0.2]
+    parts = np.concatenate(list(limited(in_blocks(signal, 777), 16000)))
+    assert parts.shape == signal.shape and np.abs(parts).max() < 1
+    far = np.abs(np.arange(20_000) - 7050) > 50 + 256
+    np.testing.assert_array_equal(parts[far], signal[far])
+    whole = np.concatenate(list(limited(iter([signal]), 16000)))
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-12)
+
+
+def test_the_attenuation_has_its_limit(tmp_path):
+    closed = make_model(tmp_path / "closed.keras", bias=-50.0)  # a mask of 0
+    soundfile.write(tmp_path / "a.wav", noise(40_000), 16000, subtype="FLOAT")
+    assert enhance(tmp_path / "a.wav", "--output_dir", tmp_path / "0", "--model", closed) == 0
+    flags = ("--model", closed, "--attenuation_limit", 12)
+    assert enhance(tmp_path / "a.wav", "--output_dir", tmp_path / "12", *flags) == 0
+    signal = read_audio(str(tmp_path / "a.wav"))
+    assert np.abs(read_audio(str(tmp_path / "0" / "a.wav"))).max() < 1e-6
+    np.testing.assert_allclose(read_audio(str(tmp_path / "12" / "a.wav")), signal * 10 ** (-12 / 20), atol=1e-5)
+
+
+# --- Streams --------------------------------------------------------------------------------------
+
+
+def test_a_stream_gives_what_the_file_gives(model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(150_000, 2), 22050, subtype="PCM_16")
+    assert enhance(tmp_path / "a.wav", "--output_dir", tmp_path / "out", "--model", model) == 0
+    command = [sys.executable, str(ROOT / "main_dnn.py"), "enhance", "-", "--model", str(model)]
+    with open(tmp_path / "a.wav", "rb") as source:
+        done = subprocess.run(command, stdin=source, capture_output=True, check=True)
+    (tmp_path / "streamed.wav").write_bytes(done.stdout)
+    expected = soundfile.read(tmp_path / "out" / "a.wav", dtype="int16")[0]
+    streamed = np.frombuffer(done.stdout[44:], "<i2").reshape(-1, 2)
+    # Other blocks, so that the last bit may round the other way.
+    assert streamed.shape == expected.shape and np.abs(streamed.astype(int) - expected).max() <= 1
+    assert soundfile.info(tmp_path / "streamed.wav").samplerate == 22050
+
+
+def test_a_stream_lags_as_far_behind_as_the_help_says():
+    stream, n_out, lags = FeatureStream(load_recipe("default").input), 0, []
+    for number, block in enumerate(in_blocks(noise(20 * 16000), 1600), start=1):
+        n_out += len(stream.add(block).spectrum) * 256
+        lags.append(number / 10 - n_out / 16000)
+    assert max(lags) < 5.1 and max(lags[60:]) < 3.0
+
+
+# --- Bad input ------------------------------------------------------------------------------------
+
+
+def bad_files(folder):
+    folder.mkdir()
+    (folder / "text.wav").write_text("hello")
+    soundfile.write(folder / "empty.wav", np.empty(0), 16000)
+    soundfile.write(folder / "one.wav", np.zeros(1), 16000)
+    soundfile.write(folder / "nan.wav", np.full(9000, np.nan), 16000, subtype="FLOAT")
+    soundfile.write(folder / "slow.wav", noise(9000), 3000)
+    soundfile.write(folder / "many.wav", noise(9000, 64), 16000)
+    return {
+        "text.wav": "is not readable as audio",
+        "empty.wav": "holds no samples",
+        "one.wav": "is too short: expected 512 samples",
+        "nan.wav": "NaN or infinite",
+        "slow.wav": "has 3000 samples a second",
+        "many.wav": "has 64 channels",
+        "none.wav": "is missing",
+    }
+
+
+def test_bad_files_get_a_line_each_and_leave_nothing(model, tmp_path, capsys):
+    for name, message in bad_files(tmp_path / "in").items():
+        assert enhance(tmp_path / "in" / name, "--output_dir", tmp_path / "out", "--model", model) == 2
+        error = capsys.readouterr().err
+        assert message in error and name in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_bad_flags_and_models_get_a_line(model, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16000)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    soundfile.write(tmp_path / "other" / "a.wav", noise(8000), 16000)
+    (tmp_path / "no_model.keras").write_text("hello")
+    out = ("--output_dir", tmp_path / "out", "--model", model)
+    for flags, message in (
+        ((tmp_path / "a.wav", "--output_dir", tmp_path, "--model", model), "is the input itself"),
+        ((tmp_path / "empty", *out), "holds no .wav"),
+        ((tmp_path / "a.wav", tmp_path / "other" / "a.wav", *out), "would both become"),
+        ((tmp_path / "a.wav", "--model", model), "expected files and an --output_dir"),
+        (("-", *out), "expected files and an --output_dir"),
+        ((tmp_path / "a.wav", *out[:3], tmp_path / "no_model.keras"), "not a model of this program"),
+        ((tmp_path / "a.wav", *out[:3], tmp_path / "none.keras"), "is missing"),
+    ):
+        assert enhance(*flags) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_output(model, small_disk, tmp_path, capsys):  # noqa: F811
+    (small_disk / "fill").write_bytes(bytes(600_000))
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, noise(300_000), 16000)
+        assert enhance(tmp_path / name, "--output_dir", small_disk, "--model", model) == 2
+        assert "cannot be written" in capsys.readouterr().err
+        assert list(files_below(small_disk)) == ["fill"]
