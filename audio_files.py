@@ -18,7 +18,7 @@ from errors import InputError, MissingFileError, require_dir
 from safe_files import write_bytes
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
-BLOCK_SAMPLES = 2**16  # of a file, read together
+BLOCK_SAMPLES = 2**16  # of each channel of a file, read together
 _ENDLESS = 0x7FFFF000  # bytes or samples; lengths from here on are what programs announce that stream to a pipe
 
 
@@ -174,15 +174,17 @@ def read_audio(path: str) -> np.ndarray:
     return audio
 
 
-def sound_blocks(file: soundfile.SoundFile, path: str) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield the samples of a file that was just opened, (n_samples, n_channels) float64 at a time, and which is last.
+def sound_blocks(
+    file: soundfile.SoundFile, path: str, n_samples: int = BLOCK_SAMPLES
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield the samples of a file that was just opened, (n_samples, n_channels) float64, and whether they are the last.
 
     Raises:
       InputError: the file cannot be decoded, is cut short, or holds NaN; `path` names it in the message.
     """
     n_read = 0
     try:
-        for channels in file.blocks(BLOCK_SAMPLES, dtype="float64", always_2d=True):
+        for channels in file.blocks(n_samples, dtype="float64", always_2d=True):
             if not np.isfinite(channels).all():
                 raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
             n_read += len(channels)

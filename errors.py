@@ -20,9 +20,9 @@ class MissingFileError(InputError, FileNotFoundError):
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and run this step again",
     errno.EDQUOT: "the disk quota is used up; free some space and run this step again",
-    errno.EROFS: "the file system is read-only; choose another --workspace",
-    errno.EACCES: "no permission; choose another --workspace or change the permissions",
-    errno.EPERM: "no permission; choose another --workspace or change the permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "no permission; choose another folder or change the permissions",
+    errno.EPERM: "no permission; choose another folder or change the permissions",
     errno.ENAMETOOLONG: "the name is too long for the file system; shorten the names of speech and noise",
     errno.ENOTDIR: "a file stands where a folder is needed; move it away",
     errno.EEXIST: "a file stands where a folder is needed; move it away",

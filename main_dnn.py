@@ -9,6 +9,7 @@ import numpy as np
 from command_line import add_step, decibels, fraction, natural, positive_float, positive_int, run_step, track
 from config import n_overlap, n_window
 from errors import InputError, require_file
+from export import FORMATS, export
 from workspace import (
     Mixture,
     enhanced_path,
@@ -196,7 +197,7 @@ def enhance(
     """Clean recordings of any length, format, sample rate and number of channels.
 
     The outputs have the name, format, sample rate, channels and length of the inputs, without delay. `-` stands for
-    a WAV from standard input, which goes to standard output while it comes: it begins after 5.1 s and is 3 s behind then.
+    a WAV from standard input, which goes to standard output while it comes: after 5.1 s at first, then 3.3 s behind.
 
     Working set: the network, and some seconds of each channel.
 
@@ -252,6 +253,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     enhancing.add_argument("--visualize", action="store_true", help="draw the spectrograms of each file to PNG files")
     add_enhance_flags(add_step(steps, enhance, "clean your own recordings"))
+    exporting = add_step(steps, export, "write a model for other programs, or as a file of half the size")
+    exporting.add_argument("--model", required=True, help="the .keras file of a trained model")
+    exporting.add_argument("--format", choices=FORMATS, required=True, help="onnx, or .keras with weights of 16 bits")
+    exporting.add_argument("--output", required=True, help="file to write, .onnx or .keras; replaced if it exists")
     return run_step(parser, argv)
 
 

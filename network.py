@@ -13,7 +13,7 @@ from config import stft_settings
 from errors import InputError, MissingFileError
 from features import log_magnitude
 from keras_backend import import_keras
-from network_input import frames_and_statistics
+from network_input import FRAMES_PER_ESTIMATE, frames_and_statistics
 from recipe import Recipe, recipe_from_dict
 from safe_files import replacing
 
@@ -76,7 +76,8 @@ def build_network(recipe: Recipe, n_freq: int, seed: int):
 
     It slides over frames: with n_concat frames it makes one answer, with n more frames n more
     answers. Each is that of hidden layers on the window of n_concat frames, flattened, and the
-    statistics behind it; so a run of frames needs no n_concat-fold copy.
+    statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a kernel of
+    their own in the first layer, so that its product with them is made once for all frames that they serve.
 
     Args:
       recipe: sections [input], [network] and [target].
@@ -84,25 +85,34 @@ def build_network(recipe: Recipe, n_freq: int, seed: int):
       seed: of the first weights and of dropout.
     Returns:
       keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
-      statistics (n_segs, n, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of n_freq
+      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of n_freq
       side by side for "log_magnitude_and_mask".
     """
     layers = import_keras().layers
-    glorot = import_keras().initializers.GlorotUniform
+    glorot, uniform = import_keras().initializers.GlorotUniform, import_keras().initializers.RandomUniform
     settings, n_concat = recipe.network, recipe.input.n_concat
-    seeds = np.random.SeedSequence(seed).generate_state(2 * settings.hidden_layers + 4)
+    seeds = np.random.SeedSequence(seed).generate_state(2 * settings.hidden_layers + 8)
     seeds = iter((seeds % 2**31).tolist())  # PyTorch takes no larger ones
     frames = layers.Input((None, n_freq), name="frames")
-    inputs = [frames]
     rows = [layers.Cropping1D((i, n_concat - 1 - i))(frames) for i in range(n_concat)]
+    parts = [layers.Concatenate()(rows) if n_concat > 1 else rows[0]]
     if recipe.input.n_statistics:
-        inputs.append(layers.Input((None, recipe.input.n_statistics * n_freq), name="statistics"))
-        rows.append(inputs[1])
-    hidden = layers.Concatenate()(rows) if len(rows) > 1 else rows[0]
+        statistics = layers.Input((None, recipe.input.n_statistics * n_freq), name="statistics")
+        parts.append(statistics)
+    inputs = [frames, *parts[1:]]
     if settings.input_dropout > 0:
-        hidden = layers.Dropout(settings.input_dropout, seed=next(seeds))(hidden)
-    for _ in range(settings.hidden_layers):
-        hidden = layers.Dense(settings.hidden_units, kernel_initializer=glorot(seed=next(seeds)))(hidden)
+        parts = [layers.Dropout(settings.input_dropout, seed=next(seeds))(part) for part in parts]
+    # Glorot's uniform distribution for all inputs of the first layer together.
+    limit = np.sqrt(6 / (sum(part.shape[-1] for part in parts) + settings.hidden_units))
+    hidden = parts[0]
+    for number in range(settings.hidden_layers):
+        first_of_two = number == 0 and len(parts) > 1
+        kernel = uniform(-limit, limit, next(seeds)) if first_of_two else glorot(seed=next(seeds))
+        hidden = layers.Dense(settings.hidden_units, kernel_initializer=kernel)(hidden)
+        if first_of_two:
+            kernel = uniform(-limit, limit, next(seeds))
+            of_statistics = layers.Dense(settings.hidden_units, use_bias=False, kernel_initializer=kernel)(parts[1])
+            hidden = layers.Add()([hidden, of_statistics])
         if settings.layer_normalization:
             hidden = layers.LayerNormalization()(hidden)
         hidden = layers.Activation(settings.activation)(hidden)
@@ -192,22 +202,27 @@ def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarra
 def answers_inside(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
     """Run the network on frames that have all their neighbours.
 
-    They are filled up to a multiple of 128 frames, so that few different shapes occur.
+    They run as segments of the 32 frames that one estimate serves, filled up to four segments or a multiple
+    of them, so that few different shapes occur.
 
     Args:
       model, settings: as load_model returns them.
       frames: (n_frames + n_concat - 1, n_freq).
-      statistics: (n_frames or more, n_statistics, n_freq).
+      statistics: (n_frames or more, n_statistics, n_freq), equal for each 32 frames from the first on.
     Returns:
       (n_frames, n_answers).
     """
-    n_frames = len(frames) - settings.recipe.input.n_concat + 1
-    n_missing = -n_frames % 128
-    inputs = [np.pad(settings.scaler.frames(frames), ((0, n_missing), (0, 0)))[None]]
+    n_concat = settings.recipe.input.n_concat
+    n_frames, n_rows = len(frames) - n_concat + 1, FRAMES_PER_ESTIMATE
+    n_segments = -(-n_frames // (4 * n_rows)) * 4
+    padded = np.pad(settings.scaler.frames(frames), ((0, n_segments * n_rows - n_frames), (0, 0)))
+    rows = n_rows * np.arange(n_segments)[:, None] + np.arange(n_rows + n_concat - 1)
+    inputs = [padded[rows]]
     if settings.recipe.input.n_statistics:
-        scaled = settings.scaler.statistics(statistics[:n_frames])
-        inputs.append(np.pad(scaled, ((0, n_missing), (0, 0)))[None])
-    return np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))[0, :n_frames]
+        scaled = settings.scaler.statistics(statistics[:n_frames:n_rows])
+        inputs.append(np.pad(scaled, ((0, n_segments - len(scaled)), (0, 0)))[:, None])
+    answer = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
+    return answer.reshape(-1, answer.shape[-1])[:n_frames]
 
 
 def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class Block:
         n_around = RUN_FRAMES + self.frames.shape[1] - SEGMENT_FRAMES
         inputs = [self.frames[segment, first + np.arange(n_around)]]
         if self.statistics.shape[1]:
-            inputs.append(np.repeat(self.statistics[segment], RUN_FRAMES, axis=1))
+            inputs.append(self.statistics[segment])
         return inputs, self.targets[segment, first + np.arange(RUN_FRAMES)]
 
 

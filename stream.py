@@ -130,6 +130,8 @@ class FeatureStream:
         if is_last:
             self._frames = np.pad(self._frames, ((0, self._n_side), (0, 0)), mode="edge")
         n_ready = max(0, len(self._frames) - 2 * self._n_side)
+        if not is_last:
+            n_ready -= n_ready % FRAMES_PER_ESTIMATE  # whole segments of frames with the same statistics
         ready = Ready(self._spectrum[:n_ready], self._frames[: n_ready + 2 * self._n_side], self._statistics[:n_ready])
         self._spectrum = self._spectrum[n_ready:]
         self._frames, self._statistics = self._frames[n_ready:], self._statistics[n_ready:]

@@ -149,7 +149,7 @@ def test_a_block_uses_each_frame_at_most_once_and_inputs_fit_targets():
     for runs in block.runs:
         assert sorted(runs) == list(range(0, SEGMENT_FRAMES, 4))
     (frames, statistics), y = block.batch(0)
-    assert frames.shape == (16, 4 + 10, 257) and statistics.shape == (16, 4, 4 * 257) and y.shape == (16, 4, 2, 257)
+    assert frames.shape == (16, 4 + 10, 257) and statistics.shape == (16, 1, 4 * 257) and y.shape == (16, 4, 2, 257)
     first = block.runs[1, 1]  # 4 runs of each of 4 segments: the second run of the second
     np.testing.assert_array_equal(y[5], block.targets[1, first : first + 4])
     np.testing.assert_array_equal(frames[5], block.frames[1, first : first + 14])
