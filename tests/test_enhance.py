@@ -1,6 +1,7 @@
 """Cleaning recordings of any kind: against enhancing as a whole, and by what must come out."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -14,10 +15,12 @@ from audio_files import list_audio, read_audio
 from config import sample_rate, stft_settings
 from enhance import enhanced_at_rate, limited
 from features import stft
-from main_dnn import enhance_audio
+from main_dnn import SHIPPED_MODEL, enhance_audio
 from network import Scaler, Settings, build_network, estimate_magnitude, load_model, save_model
 from recipe import load_recipe
+from scores import si_sdr, stoi_scores
 from stream import FeatureStream
+from workspace import mixed_audio_path, read_mixtures
 
 RECORDING = MINI / "test_speech" / list_audio(str(MINI / "test_speech"), "speech")[0]
 
@@ -193,6 +196,27 @@ def test_the_attenuation_has_its_limit(tmp_path):
     np.testing.assert_allclose(read_audio(str(tmp_path / "12" / "a.wav")), signal * 10 ** (-12 / 20), atol=1e-5)
 
 
+# --- The model that ships ---------------------------------------------------------------------------
+
+
+def test_the_shipped_model_is_small_and_makes_speech_clearer(prepared, tmp_path):
+    assert os.path.getsize(SHIPPED_MODEL) <= 10e6
+    mixtures = read_mixtures(str(prepared), "test")
+    waves = [mixed_audio_path(str(prepared), "test", 0, mixture.name) for mixture in mixtures]
+    assert enhance(*waves, "--output_dir", tmp_path) == 0
+    gains = []
+
+    def stoi(reference, degraded):
+        return stoi_scores(reference, degraded)["stoi"]
+
+    for mixture, wave in zip(mixtures, waves, strict=True):
+        clean = read_audio(str(MINI / "test_speech" / mixture.speech_name))
+        noisy, enhanced = read_audio(wave), read_audio(str(tmp_path / os.path.basename(wave)))
+        gains.append([measure(clean, enhanced) - measure(clean, noisy) for measure in (stoi, si_sdr)])
+    # 0.07 and 3.8 dB when it was made.
+    assert np.all(np.mean(gains, axis=0) > [0.03, 2.0])
+
+
 # --- Streams --------------------------------------------------------------------------------------
 
 
@@ -215,7 +239,7 @@ def test_a_stream_lags_as_far_behind_as_the_help_says():
     for number, block in enumerate(in_blocks(noise(20 * 16000), 1600), start=1):
         n_out += len(stream.add(block).spectrum) * 256
         lags.append(number / 10 - n_out / 16000)
-    assert max(lags) < 5.1 and max(lags[60:]) < 3.0
+    assert max(lags) < 5.1 and max(lags[60:]) < 3.3
 
 
 # --- Bad input ------------------------------------------------------------------------------------
