@@ -103,5 +103,8 @@ step "Enhance" "$PYTHON" "$here/main_dnn.py" inference --workspace "$WORKSPACE" 
 step "Score" "$PYTHON" "$here/evaluate.py" calculate_pesq --workspace "$WORKSPACE" --speech_dir "$TE_SPEECH_DIR" \
     --te_snr "$TE_SNR" --pesq "$here/pesq"
 step "PESQ, raw P.862 MOS" "$PYTHON" "$here/evaluate.py" get_stats --workspace "$WORKSPACE" --te_snr "$TE_SNR"
+step "Write the report" "$PYTHON" "$here/evaluate.py" report --workspace "$WORKSPACE" --te_snr "$TE_SNR" \
+    --speech_dir "$TE_SPEECH_DIR"
 
 printf '\nEnhanced waves: %s/enh_wavs   Scores: %s/scores   Pictures: %s/figures\n' "$WORKSPACE" "$WORKSPACE" "$WORKSPACE"
+printf 'Look and listen: %s/report/index.html\n' "$WORKSPACE"

@@ -10,6 +10,8 @@ from errors import InputError, require_file
 from safe_files import write_text
 
 CSV_COLUMNS = ["speech_name", "noise_name", "noise_onset", "noise_offset"]
+KEY_COLUMNS = ["speech_name", "noise_name", "signal"]  # of scores.csv; the measures follow them
+SIGNALS = ("noisy", "enhanced")
 
 
 class Mixture(NamedTuple):
@@ -121,6 +123,11 @@ def training_figure_path(workspace: str, tr_name: str) -> str:
     return os.path.join(workspace, "figures", f"training_stat_{tr_name}.png")
 
 
+def report_dir(workspace: str) -> str:
+    """Return the folder of the page that shows scores, pictures and sound."""
+    return os.path.join(workspace, "report")
+
+
 def csv_text(columns: list[str], rows: list, delimiter: str = ",") -> str:
     """Return a header and rows as the text of a CSV file; a tab-separated one has no quotes."""
     buffer = io.StringIO()
@@ -155,6 +162,14 @@ def read_table(path: str, delimiter: str, made_by: str) -> tuple[list[str], list
         if len(fields) != len(header):
             raise InputError(f"{where}: expected {len(header)} fields, found {len(fields)}; mend or remove the row")
     return header, rows
+
+
+def parse_number(field: str, where: str) -> float:
+    """Read a number from a field of a CSV file; `where` names the row for the message."""
+    try:
+        return float(field)
+    except ValueError as error:
+        raise InputError(f"{where}: expected a number, found {field!r}; mend the row or make the file again") from error
 
 
 def read_csv(path: str, columns: list[str], delimiter: str, made_by: str) -> list[tuple[str, list[str]]]:

@@ -26,6 +26,7 @@ import main_dnn
 import prepare_data
 from audio_files import list_audio, read_audio, write_wave
 from recipe import load_recipe
+from scores import si_sdr
 from workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
 
 MEASURES = ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi", "si_sdr")
@@ -197,13 +198,6 @@ def run_system(name: str, corpus: Path, out: Path, snrs: list[float], n_iteratio
 
 
 # --- Scores ---------------------------------------------------------------------------------------
-
-
-def si_sdr(reference: np.ndarray, degraded: np.ndarray) -> float:
-    """Return the scale-invariant signal-to-distortion ratio in dB (Le Roux et al., 2019)."""
-    reference, degraded = reference - reference.mean(), degraded - degraded.mean()
-    target = reference * (degraded @ reference) / (reference @ reference)
-    return float(10 * np.log10((target @ target) / np.sum((degraded - target) ** 2)))
 
 
 def collect(corpus: Path, out: Path) -> list[dict]:

@@ -143,15 +143,16 @@ def test_help_imports_nothing_heavy_and_explains_each_flag(script):
     )
     steps = {
         "prepare_data": ["create_mixture_csv", "calculate_mixture_features", "pack_features", "compute_scaler"],
-        "main_dnn": ["train", "inference"],
-        "evaluate": ["plot_training_stat", "calculate_pesq", "get_stats"],
+        "main_dnn": ["train", "inference", "enhance", "export"],
+        "evaluate": ["plot_training_stat", "calculate_pesq", "get_stats", "score", "report"],
     }[script]
     for arguments in (["--help"], *([step, "--help"] for step in steps)):
         command = [sys.executable, "-c", code, *arguments]
         output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         text, modules = output.split("MODULES")
         assert not {"tensorflow", "keras", "librosa", "matplotlib", "scipy", "h5py"} & set(modules.split())
-        assert "--workspace" in text or all(step in text for step in steps)
+        flags = {"enhance": "--output_dir", "export": "--output", "score": "--reference"}
+        assert flags.get(arguments[0], "--workspace") in text or all(step in text for step in steps)
 
 
 def environment(**variables):

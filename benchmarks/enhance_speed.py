@@ -1,0 +1,88 @@
+"""How fast recordings are cleaned: `enhance` with the shipped model and with the 2048-unit network, beside log-MMSE.
+
+    python benchmarks/enhance_speed.py        (needs the package logmmse)
+
+A 10-minute file is made from mini_data/; start-up is left out, reading and writing are in. The real-time
+factor is the time it takes over the duration of the audio, the best of three runs; log-MMSE is the baseline.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from audio_files import list_audio, read_audio
+from command_line import Progress
+from config import sample_rate, stft_settings
+from enhance import enhance_file
+from main_dnn import SHIPPED_MODEL
+from network import Scaler, Settings, build_network, load_model
+from parallel import n_cores
+from recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+DURATION_S = 600
+
+
+def make_recording(path: Path) -> None:
+    """Write 10 minutes of the mini data's speech with noise, 16-bit, 16 kHz, mono."""
+    folders = (ROOT / "mini_data" / name for name in ("test_speech", "test_noise"))
+    speech, noise = (
+        np.concatenate([read_audio(str(folder / name)) for name in list_audio(str(folder), "audio")])
+        for folder in folders
+    )
+    n_samples = DURATION_S * sample_rate
+    mixed = np.resize(speech, n_samples) + np.resize(noise, n_samples)
+    soundfile.write(path, 0.9 * mixed / np.abs(mixed).max(), sample_rate, subtype="PCM_16")
+
+
+def original_model():
+    """Return the network of the recipe `original`, 3 x 2048 units, with random weights, which are as slow as others."""
+    recipe, none = load_recipe("original"), np.zeros((0, 257))
+    scaler = Scaler(np.full(257, -6.0), np.full(257, 2.0), none, none)
+    settings = Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler)
+    return build_network(recipe, 257, seed=0), settings
+
+
+def best_of_three(function) -> float:
+    """Return the shortest duration of three runs, in seconds."""
+    durations = []
+    for _ in range(3):
+        began = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - began)
+    return min(durations)
+
+
+def run_logmmse(source: Path, target: Path) -> None:
+    """Enhance with log-MMSE, reading and writing included, a minute at a time as its memory needs."""
+    from logmmse import logmmse
+
+    audio, rate = soundfile.read(source, dtype="float32")
+    minutes = [logmmse(audio[start : start + 60 * rate], rate) for start in range(0, len(audio), 60 * rate)]
+    soundfile.write(target, np.concatenate(minutes), rate, subtype="PCM_16")
+
+
+def main() -> None:
+    """Print the real-time factors and their ratios to log-MMSE's."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    with tempfile.TemporaryDirectory() as folder, Progress(10**9, "s") as progress:
+        source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
+        make_recording(source)
+        baseline = best_of_three(lambda: run_logmmse(source, target)) / DURATION_S
+        print(f"| system, {n_cores()} cores | real-time factor | ratio to log-MMSE |\n|---|---|---|")
+        print(f"| log-MMSE, one core | {baseline:.4f} | 1 |")
+        for name, loaded in (("shipped model", load_model(SHIPPED_MODEL)), ("2048-unit network", original_model())):
+            files = (str(source), str(target), 0.0, progress)
+            factor = best_of_three(lambda loaded=loaded, files=files: enhance_file(*loaded, *files)) / DURATION_S
+            print(f"| `enhance`, {name} | {factor:.4f} | {factor / baseline:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

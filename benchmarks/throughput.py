@@ -1,0 +1,260 @@
+"""How the steps scale with the data and the cores: preparation, training, scoring, inference.
+
+    python benchmarks/throughput.py --corpus CORPUS --out FOLDER [--only preparation training memory scoring]
+
+Every part prints a table with a baseline that it measures in the same run: one core, the smaller set, or a bare
+`train_on_batch` on one fixed batch. CORPUS has the folders train_speech, train_noise_free, test_speech, test_noise.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from audio_files import list_audio, read_audio
+from config import sample_rate
+from parallel import n_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+CUT_S = 3
+N_STEPS = 60  # of training, timed
+HOURS = (1, 20)
+
+
+def run(script: str, step: str, *flags) -> tuple[float, float]:
+    """Run a step as a command; return its duration in seconds and the peak memory of its largest process in MB."""
+    command = [sys.executable, str(ROOT / f"{script}.py"), step, *map(str, flags)]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+# --- Preparation ----------------------------------------------------------------------------------
+
+
+def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
+    """Write n_cuts pieces of 3 s of the training speech."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    names, n_done = list_audio(str(corpus / "train_speech"), "speech"), 0
+    for name in names:
+        audio = read_audio(str(corpus / "train_speech" / name))
+        for start in range(0, len(audio) - CUT_S * sample_rate + 1, CUT_S * sample_rate):
+            if n_done == n_cuts:
+                return
+            piece = audio[start : start + CUT_S * sample_rate]
+            soundfile.write(folder / f"{name.removesuffix('.flac')}_{start}.flac", piece, sample_rate)
+            n_done += 1
+
+
+def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int) -> tuple[float, float]:
+    """Mix, pack and scale, two noises for each speech; return seconds in all, and peak memory in MB."""
+    speech_dir, workspace = out / f"speech_{n_mixtures}", out / f"prepared_{n_mixtures}_{n_jobs}"
+    cut_speech(corpus, speech_dir, n_mixtures // 2)
+    shutil.rmtree(workspace, ignore_errors=True)
+    common = ("--workspace", workspace, "--data_type", "train")
+    folders = ("--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free")
+    run("prepare_data", "create_mixture_csv", *common, *folders, "--magnification", 2)
+    jobs = ("--snr", 0, "--n_jobs", n_jobs)
+    steps = [
+        run("prepare_data", "calculate_mixture_features", *common, *folders, *jobs),
+        run("prepare_data", "pack_features", *common, *jobs),
+        run("prepare_data", "compute_scaler", *common, *jobs),
+    ]
+    return sum(seconds for seconds, _ in steps), max(memory for _, memory in steps)
+
+
+def measure_preparation(corpus: Path, out: Path) -> None:
+    """Print what the three steps of preparation cost for 500 and 2000 mixtures, on one core and on all."""
+    print("| preparation | jobs | s | times real time | ms a mixture | ratio to 500 | to one job | peak MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    per_mixture, alone = {}, {}
+    for n_jobs in (1, n_cores()):
+        for n_mixtures in (500, 2000):
+            runs = [prepare(corpus, out, n_mixtures, n_jobs) for _ in range(3)]
+            seconds, memory = min(runs)
+            per_mixture[n_mixtures] = 1000 * seconds / n_mixtures
+            alone.setdefault(n_mixtures, seconds)
+            speed = n_mixtures * CUT_S / seconds
+            growth, gain = per_mixture[n_mixtures] / per_mixture[500], alone[n_mixtures] / seconds
+            print(
+                f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | {seconds:.2f} | {speed:.0f} | "
+                f"{per_mixture[n_mixtures]:.2f} | {growth:.2f} | {gain:.2f} | {memory:.0f} |",
+                flush=True,
+            )
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def test_set(corpus: Path, workspace: Path, recipe: str) -> None:
+    """Prepare the test set that a training evaluates."""
+    common = ("--workspace", workspace, "--data_type", "test")
+    folders = ("--speech_dir", corpus / "test_speech", "--noise_dir", corpus / "test_noise")
+    run("prepare_data", "create_mixture_csv", *common, *folders)
+    run("prepare_data", "calculate_mixture_features", *common, *folders, "--snr", 0)
+    run("prepare_data", "pack_features", *common, "--snr", 0, "--recipe", recipe)
+
+
+def long_speech(corpus: Path, folder: Path, hours: float) -> Path:
+    """Make a folder of links to the training speech, as often as the hours need."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    names = list_audio(str(corpus / "train_speech"), "speech")
+    total = sum(soundfile.info(corpus / "train_speech" / name).duration for name in names)
+    for copy in range(max(1, round(hours * 3600 / total))):
+        for name in names:
+            (folder / f"{copy}_{name}").symlink_to((corpus / "train_speech" / name).resolve())
+    return folder
+
+
+def long_packed(source: Path, workspace: Path, hours: float) -> None:
+    """Write a data.h5 of so many hours that repeats the rows of another, and the scaler beside it."""
+    import h5py
+
+    from safe_files import new_hdf5
+
+    place = Path("packed_features/spectrogram/train/0db")
+    with h5py.File(source / place / "data.h5") as small:
+        n_rows = round(hours * 3600 * sample_rate / 256 / 3)
+        shapes = {name: (n_rows, *small[name].shape[1:]) for name in ("x", "y")}
+        arrays = {"first_rows": np.array([0])}
+        with new_hdf5(str(workspace / place / "data.h5"), shapes, dict(small.attrs), arrays) as rows:
+            block = {name: small[name][:4096] for name in ("x", "y")}
+            for start in range(0, n_rows, 4096):
+                for name in ("x", "y"):
+                    rows.write(name, start, block[name][: n_rows - start])
+    shutil.copy(source / place / "scaler.npz", workspace / place / "scaler.npz")
+
+
+def step_rate(training, batches, n_steps: int = N_STEPS) -> float:
+    """Return training steps a second on batches of an iterator, after some to warm up."""
+    for _ in range(8):
+        training.step(next(batches))
+    began = time.perf_counter()
+    for _ in range(n_steps):
+        training.step(next(batches))
+    return n_steps / (time.perf_counter() - began)
+
+
+def measure_training(corpus: Path, out: Path) -> None:
+    """Print the step rate with mixtures made on the fly and with a data.h5, against one fixed batch."""
+    import contextlib
+    import itertools
+
+    from distribution import Share
+    from training import Training
+    from training_sets import on_the_fly_sets, packed_sets, resolve_recipe
+
+    workspace = out / "training"
+    test_set(corpus, workspace, "original")
+    packed_from = out / f"prepared_2000_{n_cores()}"
+    if not packed_from.exists():
+        prepare(corpus, out, 2000, n_cores())
+    for name in ("packed_features/spectrogram/train", "mixture_csvs/train.csv"):
+        if not (workspace / name).exists():
+            (workspace / name).symlink_to((packed_from / name).resolve())
+    recipe = resolve_recipe("original", [0.0], None, None, None, None)
+    speech, noise = str(corpus / "train_speech"), str(corpus / "train_noise_free")
+    print("| training, 2048 units, batch 500 | steps a second | ratio to bare |\n|---|---|---|")
+    with contextlib.ExitStack() as stack:
+        share = Share()
+        packed = packed_sets(stack, str(workspace), 0, recipe, 0, 0.0, share)
+        fly = on_the_fly_sets(stack, str(workspace), 0, recipe, speech, noise, 0, 0.0, 2000, share)
+        for name, (chosen, sets) in (("data.h5", packed), ("on the fly", fly)):
+            training, batches = Training(str(workspace), "benchmark", chosen, sets, 0), sets.batches(0)
+            fixed = next(batches)
+            rates = [(step_rate(training, itertools.repeat(fixed)), step_rate(training, batches)) for _ in range(2)]
+            bare, real = np.max(rates, axis=0)
+            print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 |")
+            print(f"| {name} | {real:.2f} | {real / bare:.3f} |", flush=True)
+            batches.close()
+
+
+def measure_memory(corpus: Path, out: Path) -> None:
+    """Print peak memory, and the time to the first iteration, of trainings on 1 and on 20 hours."""
+    packed_from = out / f"prepared_2000_{n_cores()}"
+    if not packed_from.exists():
+        prepare(corpus, out, 2000, n_cores())
+    print("| training, 2048 units, 40 iterations | hours | peak MB | growth MB | s in all |\n|---|---|---|---|---|")
+    for kind in ("on the fly", "data.h5"):
+        first = None
+        for hours in HOURS:
+            workspace = out / f"memory_{hours}"
+            test_set(corpus, workspace, "original")
+            flags = ["--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--n_iterations", 40]
+            if kind == "on the fly":
+                speech_dir = long_speech(corpus, out / f"speech_{hours}h", hours)
+                flags += ["--on_the_fly", "--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free"]
+            else:
+                long_packed(packed_from, workspace, hours)
+            seconds, memory = run("main_dnn", "train", *flags)
+            first = first or memory
+            print(f"| {kind} | {hours} | {memory:.0f} | {memory - first:+.0f} | {seconds:.0f} |", flush=True)
+            shutil.rmtree(workspace)
+
+
+# --- Scoring and inference ------------------------------------------------------------------------
+
+
+def measure_scoring(corpus: Path, out: Path) -> None:
+    """Print the real-time factor of inference on the test set, and how much faster all cores score it than one."""
+    import main_dnn
+    from network import load_model
+
+    workspace = out / "scoring"
+    test_set(corpus, workspace, "original")
+    target = workspace / "models/0db/md_0iters.keras"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(main_dnn.SHIPPED_MODEL, target)
+    load_model(str(target))  # start-up is left out
+    waves = (workspace / "mixed_audios/spectrogram/test/0db").iterdir()
+    audio_s = sum(soundfile.info(path).duration for path in waves)
+    durations = []
+    for _ in range(3):
+        began = time.perf_counter()
+        main_dnn.inference(str(workspace), 0, 0, [0.0])
+        durations.append(time.perf_counter() - began)
+    print(f"\n| inference of {audio_s:.0f} s, loading in | real-time factor |\n|---|---|")
+    print(f"| shipped model | {min(durations) / audio_s:.4f} |")
+    flags = ("--workspace", workspace, "--speech_dir", corpus / "test_speech", "--te_snr", 0, "--pesq", ROOT / "pesq")
+    alone, _ = run("evaluate", "calculate_pesq", *flags, "--n_jobs", 1)
+    together, _ = run("evaluate", "calculate_pesq", *flags)
+    print("| scoring | s | ratio to one job |\n|---|---|---|")
+    print(f"| one job | {alone:.1f} | 1 |\n| {n_cores()} jobs | {together:.1f} | {alone / together:.2f} |")
+
+
+PARTS = {
+    "preparation": measure_preparation,
+    "training": measure_training,
+    "memory": measure_memory,
+    "scoring": measure_scoring,
+}
+
+
+def main() -> None:
+    """Measure the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of the folders of audio")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data and workspaces: 20 GB for memory")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), help="parts to measure; default: all")
+    arguments = parser.parse_args()
+    for name in arguments.only:
+        PARTS[name](arguments.corpus, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,464 @@
+"""The report: its waves against the features, its numbers against their definition, its page in a real browser."""
+
+import csv
+import re
+import shutil
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import MINI, calculate, create, files_below, run
+from PIL import Image
+
+import report
+from audio_files import write_wave
+from charts import bar_chart, line_chart, ticks
+from features import stft
+from mixture_features import read_features
+from report import place_in_time, write_spectrogram
+from workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+
+NASTY = "<img src=x onerror=pwned=1>&\"'{{files}}#?%41.wav"  # a file may be called so
+HEADER = ["speech_name", "noise_name", "signal", "pesq_raw_mos", "stoi", "log_spectral_distortion", "a_new_one"]
+# By file and signal; the last measure is not known, and one score is not defined.
+NUMBERS = {
+    (0, "noisy"): (1.0, 0.5, 9, 5),
+    (0, "enhanced"): (2.0, 0.75, 7, 5.5),
+    (1, "noisy"): (1.5, 0.25, 8, 20),
+    (1, "enhanced"): (3.0, 0.125, 9, 100),
+    (2, "noisy"): (2.0, 0.5, 7, 3),
+    (2, "enhanced"): (2.5, 0.5, 7, ""),
+    (3, "noisy"): (1.0, 0.5, 6, -7),
+    (3, "enhanced"): (0.5, 0.5, 5, -6),
+}
+
+
+def write_scores(workspace, snr=0, numbers=NUMBERS):
+    mixtures = read_mixtures(str(workspace), "test")
+    rows = [[*mixtures[index][:2], signal, *values] for (index, signal), values in numbers.items()]
+    path = scores_path(str(workspace), snr)
+    (workspace / "scores/test" / path.split("/")[-2]).mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([HEADER, *rows])
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A workspace with two speech files in two noises, one of each with a nasty name, and scores by hand."""
+    folder = tmp_path_factory.mktemp("scored")
+    for kind in ("speech", "noise"):
+        (folder / kind).mkdir()
+        for number, source in enumerate(sorted((MINI / f"test_{kind}").iterdir())):
+            shutil.copy(source, folder / kind / (NASTY if number else source.name))
+    workspace = folder / "w"
+    assert create(workspace, "test", folder / "speech", folder / "noise", "--magnification", 2) == 0
+    assert calculate(workspace, "test", folder / "speech", folder / "noise") == 0
+    for number, mixture in enumerate(read_mixtures(str(workspace), "test"), start=1):
+        mixed = soundfile.read(mixed_audio_path(str(workspace), "test", 0, mixture.name))[0]
+        write_wave(enhanced_path(str(workspace), 0, mixture.name), number / 2 * mixed)  # the fourth has a peak of 2
+    write_scores(workspace)
+    stats = workspace / "training_stats/5db"
+    stats.mkdir(parents=True)
+    (stats / "stats.csv").write_text("iteration,tr_loss,te_loss\n0,1.5,1.6\n10,0.5,0.7\n")
+    return workspace
+
+
+@pytest.fixture
+def workspace(scored, tmp_path):
+    return shutil.copytree(scored, tmp_path / "w", ignore=shutil.ignore_patterns("report"))
+
+
+@pytest.fixture(scope="module")
+def page(scored):
+    """The report of the workspace, with the clean speech."""
+    assert write_report(scored, "--speech_dir", scored.parent / "speech") == 0
+    return scored / "report/index.html"
+
+
+def write_report(workspace, *flags):
+    return run("evaluate", "report", "--workspace", workspace, "--te_snr", 0, *flags)
+
+
+class Parsed(HTMLParser):
+    """The elements of a page, the links in it, the cells of its tables and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.links, self.tables, self.text = [], [], [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.links += [value for key, value in attributes if key in ("src", "href")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data
+
+
+def wave_paths(folder, number):
+    return [next((folder / "files").glob(f"{number:04d}-*.{signal}.wav")) for signal in ("noisy", "enhanced", "clean")]
+
+
+# --- The files --------------------------------------------------------------------------------
+
+
+def test_every_link_is_to_a_file_of_the_report_or_into_the_page(page):
+    parsed = Parsed(page)
+    links = {link for link in parsed.links if not link.startswith(("#", "data:"))}
+    anchors = {link[1:] for link in parsed.links if link.startswith("#")}
+    assert {unquote(link) for link in links} == files_below(page.parent).keys() - {"index.html"}
+    assert anchors <= {attributes.get("id") for _, attributes in parsed.elements}
+    assert len(links) == 4 * 3 * 2 + 1  # waves and spectrograms, and the training curve
+    assert all(re.fullmatch(r"files/[\w.-]+", link, re.ASCII) for link in links)
+    assert "http" not in page.read_text(encoding="utf-8")
+
+
+def test_names_stay_text(page):
+    parsed = Parsed(page)
+    assert all("onerror" not in attributes for _, attributes in parsed.elements)
+    assert [attributes.get("src") == "x" for _, attributes in parsed.elements].count(True) == 0
+    assert f"{NASTY} in {NASTY}" in parsed.text
+    assert page.read_text(encoding="utf-8").count("<article") == 4  # {{files}} in a name brings nothing in
+
+
+def test_the_waves_have_one_factor_and_the_clean_speech_its_level_in_the_mixture(scored, page):
+    for number, mixture in enumerate(read_mixtures(str(scored), "test"), start=1):
+        mixed = soundfile.read(mixed_audio_path(str(scored), "test", 0, mixture.name))[0]
+        noisy, enhanced, clean = (soundfile.read(path)[0] for path in wave_paths(page.parent, number))
+        factor = 1 / max(1, number / 2)
+        # Rounding to 16 bits, and their full scale of 32767 instead of 32768.
+        np.testing.assert_allclose(noisy, factor * mixed, rtol=0, atol=5e-5)
+        np.testing.assert_allclose(enhanced, factor * number / 2 * mixed, rtol=0, atol=5e-5)
+        _, speech_magnitude = read_features(str(scored), "test", 0, mixture)
+        # White rounding noise of 1/2^15/sqrt(12) rms has about that magnitude in each bin; ten times is far out.
+        np.testing.assert_allclose(np.abs(stft(clean, 512, 256)), factor * speech_magnitude, rtol=1e-3, atol=1e-4)
+        assert {soundfile.info(path).subtype for path in wave_paths(page.parent, number)} == {"PCM_16"}
+
+
+def test_without_the_speech_folder_the_clean_wave_has_the_mixtures_phase(workspace):
+    assert write_report(workspace) == 0
+    parsed = Parsed(workspace / "report/index.html")
+    assert parsed.text.count("clean (mixture's phase)") == 4
+    mixture = read_mixtures(str(workspace), "test")[0]
+    clean = soundfile.read(wave_paths(workspace / "report", 1)[2])[0]
+    mixture_stft, speech_magnitude = read_features(str(workspace), "test", 0, mixture)
+    expected = speech_magnitude * np.exp(1j * np.angle(mixture_stft))
+    # No wave has exactly these magnitudes with this phase; the nearest are about 10 dB from it.
+    error = np.sum(np.abs(stft(clean, 512, 256) - expected) ** 2) / np.sum(speech_magnitude**2)
+    assert error < 0.25
+
+
+def test_a_spectrogram_shows_a_click_where_it_is_heard(tmp_path):
+    audio = np.zeros(16000)
+    audio[9000] = 1.0
+    magnitudes = np.abs(stft(audio, 512, 256))
+    write_spectrogram(str(tmp_path / "s.png"), magnitudes, float(20 * np.log10(magnitudes.max())))
+    picture = np.asarray(Image.open(tmp_path / "s.png"))
+    assert picture.shape == (257, len(magnitudes)) and picture.max() == 63 and picture[:, 0].max() == 0
+    begin, width = place_in_time(magnitudes, len(audio))
+    heard = begin + width * (np.argmax(picture.sum(axis=0)) + 0.5) / picture.shape[1]
+    assert heard * len(audio) == pytest.approx(9000, abs=128)  # half a hop
+
+
+def test_low_frequencies_are_at_the_bottom_and_long_pictures_keep_short_sounds(tmp_path):
+    magnitudes = np.full((6500, 257), 1e-6)
+    magnitudes[:, 0] = 1.0
+    magnitudes[3333, 128] = 1.0
+    write_spectrogram(str(tmp_path / "s.png"), magnitudes, 0.0)
+    picture = np.asarray(Image.open(tmp_path / "s.png"))
+    assert picture.shape == (257, 2000)
+    assert picture[256].min() == 63 and picture[128].max() == 63 and np.sum(picture[:256] > 0) == 1
+
+
+def test_a_rerun_leaves_nothing_of_an_earlier_report(workspace, capsys):
+    assert write_report(workspace) == 0
+    expected = files_below(workspace / "report")
+    (workspace / "report/files/0009-gone.noisy.wav").write_text("")
+    (workspace / "report/files/.tmp-0001-cut.noisy.wav").write_text("")
+    (workspace / "report/mine.txt").write_text("")
+    capsys.readouterr()
+    assert write_report(workspace) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report of 4 files -> {workspace}/report/index.html"
+    assert files_below(workspace / "report") == {**expected, "mine.txt": b""}
+
+
+def test_a_report_that_is_killed_has_no_page(workspace, monkeypatch):
+    assert write_report(workspace) == 0
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write_test_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(workspace)
+    assert not (workspace / "report/index.html").exists()
+
+
+# --- The numbers ------------------------------------------------------------------------------
+
+
+def test_the_tables_hold_the_scores_of_the_file_and_their_statistics(page):
+    summary, scores = Parsed(page).tables
+    assert scores[0] == ["speech", "noise", "PESQ", "STOI", "LSD (dB)", "a new one"]
+    assert scores[1] == ["noisy", "enhanced", "gain"] * 4
+    assert scores[3][2:8] == ["1.50", "3.00", "+1.50", "0.250", "0.125", "-0.125"]
+    assert scores[3][8:] == ["8.00", "9.00", "+1.00", "20.000", "100.000", "+80.000"]
+    assert scores[4][-3:] == ["3.000", "–", "–"]
+    rows = {row[0]: row[1:] for row in summary[2:]}
+    nasty, other = sorted({name for name in rows if name != "Avg."}, key=len, reverse=True)
+    # Files 0 and 2 are in one noise, 1 and 3 in the other.
+    by_noise = {nasty: rows[nasty], other: rows[other]}
+    assert sorted(cells[1] for cells in by_noise.values()) == ["1.25 ± 0.25", "1.50 ± 0.50"]
+    assert sorted(cells[3] for cells in by_noise.values()) == ["+0.50 ± 1.00", "+0.75 ± 0.25"]
+    assert rows["Avg."][:4] == ["4", "1.38 ± 0.38", "2.00 ± 0.75", "+0.62 ± 0.62"]
+
+
+def test_less_distortion_is_better(page):
+    cells = [attributes for tag, attributes in Parsed(page).elements if tag == "td" and "data-value" in attributes]
+    gains = {(cell["class"].split()[-1], cell["data-value"]) for cell in cells}
+    assert {("better", "-2"), ("worse", "1"), ("better", "1"), ("worse", "-0.125"), ("number", "0")} <= gains
+
+
+def test_charts_are_to_scale():
+    chart = bar_chart("gain", [("a", 1.0, 0.5, "better"), ("<b>", -0.5, 0.0, "worse")], ".2f")
+    (long, short) = (float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)%"', chart))
+    assert long == pytest.approx(2 * short, abs=0.02)
+    (left, right) = re.search(r'class="spread" x1="([\d.]+)%" x2="([\d.]+)%"', chart).groups()
+    assert float(right) - float(left) == pytest.approx(long, abs=0.02)  # one deviation to either side
+    assert "<b>" not in chart and "-0.50 ± 0.00" in chart
+    points = re.findall(
+        r'cx="([\d.]+)%" cy="([\d.]+)"', line_chart("gain", [(-5, 1, 0), (0, 3, 0), (5, 2, 0)], "dB", ".1f")
+    )
+    x, y = np.array(points, float).T
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
+    assert y[0] - y[1] == pytest.approx(2 * (y[2] - y[1]), abs=0.2) and y[1] < y[2] < y[0]
+    assert ticks(0, 3, 6) == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+
+
+def test_gain_against_snr_is_drawn_once_there_are_several(workspace):
+    assert write_report(workspace) == 0
+    assert "Gain against SNR" not in Parsed(workspace / "report/index.html").text
+    write_scores(workspace, 2.5)
+    write_scores(workspace, -5)
+    (workspace / "scores/test/old notes").mkdir()
+    assert write_report(workspace) == 0
+    parsed = Parsed(workspace / "report/index.html")
+    charts = [attributes["aria-label"] for tag, attributes in parsed.elements if attributes.get("class") == "lines"]
+    assert charts[0] == "gain in PESQ against SNR: -5 dB +0.62; 0 dB +0.62; 2.5 dB +0.62"
+
+
+def test_a_workspace_without_training_says_so(workspace):
+    shutil.rmtree(workspace / "training_stats")
+    assert write_report(workspace) == 0
+    assert "has no training statistics" in Parsed(workspace / "report/index.html").text
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+def refused(capsys, workspace, *words, flags=()):
+    """Check that the report ends with one line that holds the words, and writes nothing."""
+    before = files_below(workspace)
+    assert write_report(workspace, *flags) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and all(word in error for word in words), error
+    assert files_below(workspace) == before
+
+
+def test_what_is_missing_or_does_not_fit_is_named(workspace, tmp_path, capsys):
+    flags = ("--speech_dir", MINI / "test_speech")
+    refused(capsys, workspace, "is missing; check --speech_dir", flags=flags)
+    refused(capsys, workspace, "nowhere does not exist", flags=("--speech_dir", tmp_path / "nowhere"))
+    scores = workspace / "scores/test/0db/scores.csv"
+    text = scores.read_text(encoding="utf-8")
+    for wrong, words in {
+        "".join(text.splitlines(True)[:-2]): ["has no scores of", "run calculate_pesq again"],
+        text + "a.wav,b.wav,noisy,1,1,1,1\n": ["scores a.wav with b.wav", "does not list"],
+        text.replace("enhanced", "loud", 1): ["row 3", "noisy or enhanced", "'loud'"],
+        text.replace("0.75", "good"): ["row 3", "expected a number", "'good'"],
+        text.replace("signal", "sound"): ["expected the header"],
+    }.items():
+        scores.write_text(wrong, encoding="utf-8")
+        refused(capsys, workspace, "scores.csv", *words)
+    scores.unlink()
+    refused(capsys, workspace, "scores.csv is missing; run calculate_pesq first")
+    scores.write_text(text, encoding="utf-8")
+    mixture = read_mixtures(str(workspace), "test")[0]
+    wave = workspace / enhanced_path(str(workspace), 0, mixture.name)
+    content = wave.read_bytes()
+    wave.unlink()
+    refused(capsys, workspace, ".enh.wav is missing; run inference first")
+    wave.write_bytes(content)
+    (workspace / "report").write_text("a file")
+    refused(capsys, workspace, "report/index.html", "a file stands where a folder is needed")
+
+
+def test_waves_of_another_length_are_refused(workspace, capsys):
+    mixture = read_mixtures(str(workspace), "test")[1]
+    write_wave(enhanced_path(str(workspace), 0, mixture.name), np.ones(20000))
+    assert write_report(workspace) == 2
+    assert "has 20000 samples" in capsys.readouterr().err
+    assert not (workspace / "report/index.html").exists()
+
+
+# --- In a browser -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(page, tmp_path_factory):
+    """The page in a headless Chromium."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium or chromedriver is not installed (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"),
+        *("disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1200,900"),
+        "autoplay-policy=no-user-gesture-required",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.set_script_timeout(20)
+    chrome.get(page.as_uri())
+    yield chrome
+    chrome.quit()
+
+
+PLAY_EACH = """
+const done = arguments[arguments.length - 1];
+(async () => {
+  const heard = [];
+  for (const audio of document.querySelectorAll("audio")) {
+    await audio.play();
+    const begin = audio.currentTime;
+    const until = performance.now() + 3000;
+    while (audio.currentTime < begin + 0.1 && performance.now() < until) await new Promise((go) => setTimeout(go, 20));
+    const together = [...document.querySelectorAll("audio")].filter((other) => !other.paused).length;
+    heard.push([audio.currentTime - begin, audio.duration, together]);
+  }
+  for (const audio of document.querySelectorAll("audio")) audio.pause();
+  done(heard);
+})().catch((error) => done(String(error)));
+"""
+
+
+def test_every_player_plays_and_only_one_at_a_time(browser, page):
+    heard = browser.execute_async_script(PLAY_EACH)
+    assert len(heard) == 12, heard
+    for (elapsed, duration, n_playing), path in zip(
+        heard, [path for number in (1, 2, 3, 4) for path in wave_paths(page.parent, number)], strict=True
+    ):
+        assert elapsed >= 0.1 and n_playing == 1
+        assert duration == pytest.approx(soundfile.info(path).duration, abs=0.001)
+
+
+CLICK = """
+const [index, share] = arguments;
+const spectrogram = document.querySelectorAll(".spectrogram")[index];
+spectrogram.scrollIntoView({block: "center"});
+const box = spectrogram.getBoundingClientRect();
+return [Math.round(box.left + share * box.width), Math.round(box.top + box.height / 2)];
+"""
+STATE = """
+const audio = document.querySelectorAll("audio")[arguments[0]];
+const playhead = document.querySelectorAll(".playhead")[arguments[0]];
+return [audio.paused, audio.currentTime, audio.duration, parseFloat(playhead.style.left), playhead.style.visibility];
+"""
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["not yet loaded", "loaded"])
+def test_a_click_into_a_spectrogram_plays_from_there_and_the_line_follows(browser, page, fresh):
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    if fresh:
+        browser.get(page.as_uri())
+    for index, share in ((4, 0.4), (2, 0.6)):  # clean and enhanced, of two files
+        actions = ActionBuilder(browser, duration=0)
+        actions.pointer_action.move_to_location(*browser.execute_script(CLICK, index, share)).click()
+        actions.perform()
+        WebDriverWait(browser, 5, 0.02).until(
+            lambda chrome, index=index, share=share: chrome.execute_script(STATE, index)[1] > share * 2.5
+        )
+        paused, time, duration, left, visibility = browser.execute_script(STATE, index)
+        assert not paused and share * duration - 0.02 <= time < share * duration + 1
+        assert visibility == "visible" and left == pytest.approx(100 * time / duration, abs=4)
+
+        def has_moved_while_playing(chrome, index=index, left=left):
+            paused, _, _, left_now, _ = chrome.execute_script(STATE, index)
+            return not paused and left_now > left + 1
+
+        WebDriverWait(browser, 1, 0.02).until(has_moved_while_playing)
+    assert browser.execute_script(STATE, 4)[0], "the first goes on when the second starts"
+    browser.execute_script("for (const audio of document.querySelectorAll('audio')) audio.pause()")
+
+
+COLUMN = (
+    "return [...document.querySelectorAll('#scores-table tbody tr')].map((row) => row.cells[arguments[0]].innerText)"
+)
+
+
+@pytest.mark.parametrize("by_keyboard", [False, True])
+def test_headings_sort_up_and_down(browser, by_keyboard):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def sort_by(column):
+        heading = browser.find_element(By.CSS_SELECTOR, f"#scores-table th[data-column='{column}']")
+        button = heading.find_element(By.TAG_NAME, "button")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", button)
+        button.send_keys(Keys.ENTER) if by_keyboard else button.click()
+        sorted_by = browser.find_elements(By.CSS_SELECTOR, "#scores-table th:not([aria-sort='none'])[aria-sort]")
+        assert sorted_by == [heading]
+        return heading.get_attribute("aria-sort"), browser.execute_script(COLUMN, column)
+
+    assert sort_by(4) == ("ascending", ["-0.50", "+0.50", "+1.00", "+1.50"])
+    assert sort_by(4) == ("descending", ["+1.50", "+1.00", "+0.50", "-0.50"])
+    assert sort_by(12) == ("ascending", ["-6.000", "5.500", "100.000", "–"])  # by number, not by letter
+    assert sort_by(12) == ("descending", ["100.000", "5.500", "-6.000", "–"])  # what is not defined stays last
+    assert sort_by(0)[1] == [NASTY, NASTY, "en_librivox_disposed.wav", "en_librivox_disposed.wav"]
+
+
+def test_pictures_and_charts_are_seen_and_nothing_goes_wrong(browser, page):
+    browser.get(page.as_uri())
+    script = """
+      const done = arguments[arguments.length - 1];
+      (async () => {
+        for (const image of document.images) { image.loading = "eager"; await image.decode(); }
+        const bars = [...document.querySelectorAll("#noises .charts > figure > svg rect")];
+        done({
+          widths: [...document.images].map((image) => image.naturalWidth),
+          bars: bars.filter((bar) => bar.checkVisibility()).map((bar) => bar.getBoundingClientRect().width),
+          resources: performance.getEntriesByType("resource").map((entry) => entry.name),
+          pwned: typeof pwned,
+        });
+      })().catch((error) => done(String(error)));
+    """
+    seen = browser.execute_async_script(script)
+    assert len(seen["widths"]) == 13 and min(seen["widths"]) > 100
+    assert len(seen["bars"]) == 4 and max(seen["bars"]) > 50  # PESQ and STOI in two noises
+    assert all(name.startswith("file:") for name in seen["resources"]) and seen["pwned"] == "undefined"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_a_narrow_screen_needs_no_scrolling_sideways(browser):
+    metrics = {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
