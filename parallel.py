@@ -1,5 +1,7 @@
 """Running a function on many items on several cores, with bounded memory and results in order."""
 
+import functools
+import itertools
 import multiprocessing
 import os
 import sys
@@ -15,13 +17,13 @@ def n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def in_processes(function: Callable, items: Iterable, n_jobs: int | None = None) -> Iterator:
+def in_processes(function: Callable, items: Iterable, n_jobs: int | None = None, n_together: int = 1) -> Iterator:
     """Yield function(item) for each item, in order, computed by n_jobs processes; None takes all cores.
 
-    Function, items and results travel between the processes: what is large is read and written by the
-    function itself.
+    Function, items and results travel between the processes, n_together items at a time: what is large is
+    read and written by the function itself.
 
-    Working set: the results of two items for each process.
+    Working set: the results of two times n_together items for each process.
     """
     n_jobs = n_jobs or n_cores()
     if n_jobs == 1:
@@ -31,7 +33,18 @@ def in_processes(function: Callable, items: Iterable, n_jobs: int | None = None)
     can_fork = sys.platform == "linux" and "keras" not in sys.modules
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     with ProcessPoolExecutor(n_jobs, context) as pool:
-        yield from in_order_ahead(pool, function, items, 2 * n_jobs)
+        together = in_order_ahead(pool, functools.partial(_each, function), _chunks(items, n_together), 2 * n_jobs)
+        yield from itertools.chain.from_iterable(together)
+
+
+def _each(function: Callable, items: list) -> list:
+    return [function(item) for item in items]
+
+
+def _chunks(items: Iterable, n_together: int) -> Iterator[list]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, n_together)):
+        yield chunk
 
 
 def in_threads(function: Callable, items: Iterable, n_jobs: int | None = None) -> Iterator:

@@ -27,7 +27,7 @@ from workspace import (
 )
 
 N_FREQ = n_window // 2 + 1
-MIXTURES_AT_ONCE = 16  # of one noise, made by one process
+MIXTURES_AT_ONCE = 16  # by one process
 
 
 # --- create_mixture_csv -----------------------------------------------------------------------
@@ -241,7 +241,8 @@ def pack_features(
     if n_hop < 1:
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
     mixtures = read_mixtures(workspace, data_type)
-    facts = list(in_processes(functools.partial(check_features, workspace, data_type, snr), mixtures, n_jobs))
+    check = functools.partial(check_features, workspace, data_type, snr)
+    facts = list(in_processes(check, mixtures, n_jobs, MIXTURES_AT_ONCE))
     n_segs = [-(-of_mixture["n_frames"] // n_hop) for of_mixture in facts]
     first_rows = np.cumsum([0, *n_segs[:-1]])
     path = packed_path(workspace, data_type, snr)
@@ -249,8 +250,9 @@ def pack_features(
     shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
     attributes = packed_attributes(settings, snr, n_hop, mixtures, facts)
     with new_hdf5(path, shapes, attributes, {"first_rows": first_rows}) as rows:
+        jobs = zip(mixtures, first_rows, strict=True)
         pack = functools.partial(pack_mixture, workspace, data_type, snr, settings, n_hop, rows)
-        for _ in track(in_processes(pack, zip(mixtures, first_rows, strict=True), n_jobs), len(mixtures), "mixtures"):
+        for _ in track(in_processes(pack, jobs, n_jobs, MIXTURES_AT_ONCE), len(mixtures), "mixtures"):
             pass
     print(f"{len(mixtures)} mixtures: x {shapes['x']}, y {shapes['y']} -> {path}")
 

@@ -59,11 +59,10 @@ def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
             n_done += 1
 
 
-def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int) -> tuple[float, float]:
+def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = "") -> tuple[float, float]:
     """Mix, pack and scale, two noises for each speech; return seconds in all, and peak memory in MB."""
-    speech_dir, workspace = out / f"speech_{n_mixtures}", out / f"prepared_{n_mixtures}_{n_jobs}"
+    speech_dir, workspace = out / f"speech_{n_mixtures}", out / f"prepared_{n_mixtures}_{n_jobs}{name}"
     cut_speech(corpus, speech_dir, n_mixtures // 2)
-    shutil.rmtree(workspace, ignore_errors=True)
     common = ("--workspace", workspace, "--data_type", "train")
     folders = ("--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free")
     run("prepare_data", "create_mixture_csv", *common, *folders, "--magnification", 2)
@@ -77,13 +76,18 @@ def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int) -> tuple[floa
 
 
 def measure_preparation(corpus: Path, out: Path) -> None:
-    """Print what the three steps of preparation cost for 500 and 2000 mixtures, on one core and on all."""
+    """Print what the three steps of preparation cost for 500 and 2000 mixtures, on one core and on all.
+
+    Every run writes new folders, which are removed in the end: a file system may be slow to make files for some
+    minutes after thousands were removed.
+    """
+    done = set(out.glob("prepared_*"))
     print("| preparation | jobs | s | times real time | ms a mixture | ratio to 500 | to one job | peak MB |")
     print("|---|---|---|---|---|---|---|---|")
     per_mixture, alone = {}, {}
     for n_jobs in (1, n_cores()):
         for n_mixtures in (500, 2000):
-            runs = [prepare(corpus, out, n_mixtures, n_jobs) for _ in range(3)]
+            runs = [prepare(corpus, out, n_mixtures, n_jobs, f"_{repeat}") for repeat in range(3)]
             seconds, memory = min(runs)
             per_mixture[n_mixtures] = 1000 * seconds / n_mixtures
             alone.setdefault(n_mixtures, seconds)
@@ -94,6 +98,8 @@ def measure_preparation(corpus: Path, out: Path) -> None:
                 f"{per_mixture[n_mixtures]:.2f} | {growth:.2f} | {gain:.2f} | {memory:.0f} |",
                 flush=True,
             )
+    for workspace in set(out.glob("prepared_*")) - done:
+        shutil.rmtree(workspace)
 
 
 # --- Training -------------------------------------------------------------------------------------
