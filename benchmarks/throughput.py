@@ -205,6 +205,7 @@ def measure_memory(corpus: Path, out: Path) -> None:
             if kind == "on the fly":
                 speech_dir = long_speech(corpus, out / f"speech_{hours}h", hours)
                 flags += ["--on_the_fly", "--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free"]
+                flags += ["--cache_mb", 32]  # both fill it within a few blocks
             else:
                 long_packed(packed_from, workspace, hours)
             seconds, memory = run("main_dnn", "train", *flags)
