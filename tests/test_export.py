@@ -219,3 +219,8 @@ def test_wrong_models_and_outputs_are_refused_in_one_line(model_file, tmp_path, 
     with pytest.raises(InputError, match=r"needs the package onnx .*; pip install onnx"):
         export(model_file, output, "onnx")
     assert list(files_below(tmp_path)) == ["strange.keras"]
+
+
+def test_readme_shows_the_example_that_is_tested():
+    example = (ROOT / "docs" / "onnx_example.py").read_text(encoding="utf-8")
+    assert example[example.index("import json") :].rstrip() in (ROOT / "README.md").read_text(encoding="utf-8")
