@@ -27,12 +27,14 @@ def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
     Returns:
       A function of targets and answers, each (n_segs, n_frames, ...), with values (n_segs, n_frames).
     """
-    target = recipe.target
+    target, constant = recipe.target, import_keras().ops.convert_to_tensor
     if target.output == "log_magnitude":
-        return lambda y, answer: log_magnitude_loss((y - mean) / std, answer, target.loss)
+        return lambda y, answer: log_magnitude_loss((y - constant(mean)) / constant(std), answer, target.loss)
     if target.output == "mask":
         return lambda y, answer: compressed_loss(y, answer, target.compression, target.loudness_weight)
-    return lambda y, answer: multi_objective_loss(y, answer, mean, std, target.loss, target.mask_weight)
+    return lambda y, answer: multi_objective_loss(
+        y, answer, constant(mean), constant(std), target.loss, target.mask_weight
+    )
 
 
 def log_magnitude_loss(target, answer, kind: str):
@@ -87,13 +89,13 @@ def loudness_distance(speech_power, estimate_power):
       (...,).
     """
     ops = import_keras().ops
-    bands, weight = _bark_bands(n_window, sample_rate)
+    bands, weight = map(ops.convert_to_tensor, _bark_bands(n_window, sample_rate))
     speech, estimate = ops.matmul(speech_power, bands), ops.matmul(estimate_power, bands)
     level = [ops.sum(power, axis=-1, keepdims=True) + AUDIBLE for power in (speech, estimate)]
     estimate = estimate * (level[0] / level[1])
     loudness = [(power + 1.0) ** 0.23 - 1.0 for power in (speech, estimate)]
     difference = ops.square(loudness[1] - loudness[0])
-    return ops.sqrt(ops.sum(difference * weight, axis=-1) / weight.sum() + 1e-4)
+    return ops.sqrt(ops.sum(difference * weight, axis=-1) / ops.sum(weight) + 1e-4)
 
 
 @functools.cache

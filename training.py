@@ -122,9 +122,10 @@ class Training:
 
     def mean_loss(self, batches: Callable[[], Iterator]) -> float:
         """Return the loss, dropout off, averaged over the frames of some batches."""
-        total, n_frames, result = 0.0, 0, self.result
+        total, n_frames, result, ops = 0.0, 0, self.result, import_keras().ops
         for inputs, y in batches():
-            of_frames = np.asarray(import_keras().ops.convert_to_numpy(self.loss(y, result.predict_on_batch(inputs))))
+            answer = ops.convert_to_tensor(result.predict_on_batch(inputs))
+            of_frames = np.asarray(ops.convert_to_numpy(self.loss(ops.convert_to_tensor(y), answer)))
             total, n_frames = total + float(of_frames.sum()), n_frames + of_frames.size
         return total / n_frames
 

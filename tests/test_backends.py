@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, inference, run_process, train
+from conftest import ROOT, pack, run_process, scale, train
 from test_training import on_the_fly_flags, test_set, write_recipe  # noqa: F401 (a fixture)
 
 from audio_files import read_audio
@@ -48,16 +48,27 @@ def test_a_model_of_one_backend_enhances_alike_on_another(backend, trained, tmp_
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["original", "default", "xu2015_multi"])
 @pytest.mark.parametrize("backend", OTHERS)
-def test_each_backend_trains_resumes_and_its_models_load_here(backend, prepared, tmp_path):
-    workspace = link(prepared, tmp_path / "ws", "packed_features", "mixed_audios", "mixture_csvs", "features")
-    recipe = write_recipe(tmp_path / "small.toml", "original")
-    flags = ("train", "--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--recipe", recipe, "--eval_every", 10)
-    for more in (("--n_iterations", 20), ("--n_iterations", 30, "--resume")):
-        done = run_process("main_dnn", *flags, *more, env=environment(backend))
+def test_each_backend_trains_resumes_and_its_models_load_here(backend, name, prepared, test_set, tmp_path):  # noqa: F811
+    source, tr_name = (test_set, "-5dbto15db") if name == "default" else (prepared, "0db")
+    names = ["packed_features", "mixed_audios", "mixture_csvs", "features"]
+    recipe = write_recipe(tmp_path / "small.toml", name)
+    workspace = link(source, tmp_path / "ws", *names)
+    if name == "xu2015_multi":
+        (workspace / "packed_features").unlink()
+        for data_type in ("train", "test"):
+            assert pack(workspace, data_type, 0, "--recipe", recipe) == 0
+        assert scale(workspace) == 0
+    flags = on_the_fly_flags(workspace, recipe)
+    if name != "default":
+        flags = ("--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--recipe", recipe)
+    for more in (("--n_iterations", 8, "--save_every", 4), ("--n_iterations", 8, "--resume")):
+        done = run_process("main_dnn", "train", *flags, "--eval_every", 4, *more, env=environment(backend))
         assert done.returncode == 0 and f"Keras backend {backend}" in done.stdout, done.stderr
         assert done.stderr == ""
-    assert inference(workspace, "--iteration", 30) == 0
+    network, settings = load_model(model_path(str(workspace), tr_name, 8))
+    assert settings.iteration == 8 and all(np.isfinite(weights).all() for weights in network.get_weights())
 
 
 @pytest.mark.parametrize("kind", ["processes", "devices"])
