@@ -184,7 +184,8 @@ def sound_blocks(
     """
     n_read = 0
     try:
-        for channels in file.blocks(n_samples, dtype="float64", always_2d=True):
+        # Not file.blocks(), which wants codecs that can seek; GSM and G.72x cannot.
+        while len(channels := file.read(n_samples, dtype="float64", always_2d=True)):
             if not np.isfinite(channels).all():
                 raise InputError(f"{path} holds samples that are NaN or infinite; replace or remove it")
             n_read += len(channels)
@@ -206,11 +207,18 @@ def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"{path} is not readable as audio ({reason}); {expected}: convert or remove it")
 
 
+def _is_utf8(name: str) -> bool:
+    """Return whether a file name can be written as UTF-8; Python stands in surrogates for bytes that cannot."""
+    return not any(unicodedata.category(character) == "Cs" for character in name)
+
+
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[soundfile.SoundFile]:
     """Yield an opened file, after a look that the samples it announces are there."""
     if not os.path.isfile(path):
-        raise MissingFileError(f"{path} is missing; check the speech and noise folders against the mixture CSV")
+        raise MissingFileError(f"{path!a} is missing; check its name, and the mixture CSV if it stands there")
+    if not _is_utf8(path):
+        raise InputError(f"the name {path!a} is not UTF-8; rename the file")
     try:
         file = soundfile.SoundFile(path)
     except soundfile.SoundFileError as error:
@@ -239,7 +247,8 @@ def _announced_length(path: str, info) -> tuple[int, int]:
     libsndfile reads what there is of a RIFF or NIST SPHERE file that was cut short, and tells it
     only in its log. Programs that write to a pipe announce the largest length there is.
     """
-    log = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE)
+    lengths = r"^\s*(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"  # WAV, AIFF, AU, W64, RF64
+    log = re.search(lengths, info.extra_info, re.MULTILINE)
     if log and int(log[1]) < _ENDLESS:
         return int(log[1]), int(log[2])
     if info.format == "NIST":

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import struct
-import sys
 import time
 from collections.abc import Iterator
 
@@ -35,8 +33,10 @@ def plan(inputs: list[str], output_dir: str) -> list[tuple[str, str]]:
       InputError: no such file or folder, a folder without audio, or two inputs with one output.
     """
     pairs, sources = [], {}
-    for path in inputs:
+    for path in dict.fromkeys(inputs):
         if os.path.isdir(path):
+            if os.path.realpath(output_dir).startswith(os.path.join(os.path.realpath(path), "")):
+                raise InputError(f"{output_dir} lies in {path}, so its files would be enhanced too; choose another")
             pairs += [
                 (os.path.join(path, name), os.path.join(output_dir, name))
                 for name in find_audio(path, "recordings", EXTENSIONS)
@@ -70,14 +70,14 @@ def enhance_files(model, settings, inputs: list[str], output_dir: str, overwrite
         try:
             durations[pair] = check_pair(*pair, overwrite)
         except InputError as error:
-            problems.append(error)
+            problems.append(InputError(str(error)))  # without its traceback, which holds blocks of samples
     began = time.perf_counter()
     with Progress(round(sum(durations.values())), "s of audio") as progress:
         for pair in list(durations):
             try:
                 enhance_file(model, settings, *pair, smallest_gain, progress)
             except InputError as error:
-                problems.append(error)
+                problems.append(InputError(str(error)))  # without its traceback, which holds blocks of samples
                 del durations[pair]
     if problems and len(pairs) == 1:
         raise problems[0]
@@ -137,8 +137,14 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = (channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES))
         enhanced = enhanced_at_rate(model, settings, blocks, file.samplerate, file.channels, smallest_gain)
+        with open(temporary, "wb"):  # libsndfile does not say why it cannot write
+            pass
         try:
-            with soundfile.SoundFile(temporary, "w", file.samplerate, file.channels, **kind) as output:
+            # Closed before the file that its threads read from: libsndfile crashes otherwise.
+            with (
+                contextlib.closing(enhanced),
+                soundfile.SoundFile(temporary, "w", file.samplerate, file.channels, **kind) as output,
+            ):
                 for name, text in file.copy_metadata().items():
                     setattr(output, name, text)
                 for samples in enhanced if is_float else limited(enhanced, file.samplerate):
@@ -151,8 +157,8 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
 
 def check_written(path: str, n_samples: int) -> None:
     """Raise soundfile.SoundFileError unless a file that was just written has all its samples."""
-    found = soundfile.info(path).frames
-    if found != n_samples:
+    found = soundfile.info(path).frames  # more, where a codec fills up its last block
+    if found < n_samples:
         raise soundfile.SoundFileRuntimeError(f"{found} of {n_samples} samples written, is the disk full?")
 
 
@@ -191,6 +197,8 @@ def cut_to(counted: Counted, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarra
     n_done, held = 0, None
     for block in blocks:
         if held is not None:
+            # Only after the end does more come out than went in, perhaps in the last two blocks.
+            held = held[: counted.n_samples - n_done]
             n_done += len(held)
             yield held
         held = block
@@ -330,49 +338,3 @@ def limiter_gain(samples: np.ndarray, n_reach: int) -> np.ndarray:
         part = dip[begin - index + n_reach : end - index + n_reach, None]
         gain[begin:end] = np.minimum(gain[begin:end], part)
     return gain
-
-
-# --- From standard input to standard output ------------------------------------------------------
-
-
-def enhance_stream(model, settings, smallest_gain: float) -> None:
-    """Enhance a WAV that comes from standard input, and write it to standard output while it comes.
-
-    With the recipe `default` the first samples come out after 5.1 s; then the stream is 3.3 s behind, because the
-    noise is judged by what comes before and after.
-
-    Raises:
-      InputError: no WAV comes in.
-    """
-    try:
-        file = soundfile.SoundFile(sys.stdin.fileno(), closefd=False)
-    except soundfile.SoundFileError as error:
-        raise InputError(f"standard input is not a WAV that can be read from a pipe ({error}); convert it") from error
-    with file, contextlib.suppress(BrokenPipeError):
-        check_signal("standard input", file.samplerate, file.channels)
-        is_float = file.subtype in ("FLOAT", "DOUBLE")
-        blocks = stream_blocks(file)
-        enhanced = enhanced_at_rate(model, settings, blocks, file.samplerate, file.channels, smallest_gain)
-        output = sys.stdout.buffer
-        output.write(wav_header(file.samplerate, file.channels, is_float))
-        for samples in enhanced if is_float else limited(enhanced, file.samplerate):
-            integers = np.round(np.clip(samples, -1, 1 - 2**-15) * 2**15)
-            output.write((samples.astype("<f4") if is_float else integers.astype("<i2")).tobytes())
-            output.flush()
-
-
-def stream_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """Yield a tenth of a second at a time, until the stream ends."""
-    while len(samples := file.read(file.samplerate // 10, dtype="float32", always_2d=True)):
-        if not np.isfinite(samples).all():
-            raise InputError("standard input holds samples that are NaN or infinite; replace them")
-        yield samples
-
-
-def wav_header(rate: int, n_channels: int, is_float: bool) -> bytes:
-    """Return the header of a WAV of unknown length, of 16-bit integers or 32-bit floats."""
-    width = 4 if is_float else 2
-    frame = n_channels * width
-    fmt = struct.pack("<HHIIHH", 3 if is_float else 1, n_channels, rate, rate * frame, frame, 8 * width)
-    endless = struct.pack("<I", 0xFFFFFFFF)
-    return b"RIFF" + endless + b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + endless

@@ -197,7 +197,7 @@ def enhance(
     """Clean recordings of any length, format, sample rate and number of channels.
 
     The outputs have the name, format, sample rate, channels and length of the inputs, without delay. `-` stands for
-    a WAV from standard input, which goes to standard output while it comes: after 5.1 s at first, then 3.3 s behind.
+    a WAV from standard input, which goes to standard output while it comes: after 5.5 s at first, then 3.6 s behind.
 
     Working set: the network, and some seconds of each channel.
 
@@ -212,8 +212,9 @@ def enhance(
     Raises:
       InputError: the only file cannot be done, or the flags do not fit together.
     """
-    from enhance import enhance_files, enhance_stream
+    from enhance import enhance_files
     from network import load_model
+    from pipe import enhance_stream
 
     is_stream = inputs == ["-"]
     if is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
@@ -299,9 +300,14 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
     add = cleaning.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="audio files, folders of them, or - for a WAV from standard input")
     add("--output_dir", help="folder to write the enhanced files in, under their own names")
-    add("--model", default=SHIPPED_MODEL, help="a model that train saved; default: the one that ships, pretrained/")
+    add("--model", default=SHIPPED_MODEL, help="a model that train saved")
     add("--overwrite", action="store_true", help="write outputs anew that exist")
-    add("--attenuation_limit", type=positive_float, metavar="DB", help="attenuate nothing by more than so many dB")
+    add(
+        "--attenuation_limit",
+        type=positive_float,
+        metavar="DB",
+        help="attenuate nothing by more than so many dB; default: no limit",
+    )
 
 
 def iteration_or_best(text: str) -> int | str:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from safe_files import replacing
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # what a damaged archive may raise,
+_DAMAGE += (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError)  # and its settings
 
 
 @dataclass
@@ -156,7 +159,7 @@ def load_model(path: str):
         content["scaler"] = Scaler(**{name: np.array(value) for name, value in content["scaler"].items()})
         content["recipe"] = recipe_from_dict(content["recipe"], path)
         settings = Settings(**content)
-    except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path} is damaged or not a model of this program ({error}); train it again") from error
     for name, ours in stft_settings.items():
         its = getattr(settings, name)

@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -32,9 +33,19 @@ def in_processes(function: Callable, items: Iterable, n_jobs: int | None = None,
     # Copies of this process start at once, but must not be made beside the threads of a deep-learning library.
     can_fork = sys.platform == "linux" and "keras" not in sys.modules
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
-    with ProcessPoolExecutor(n_jobs, context) as pool:
+    with ProcessPoolExecutor(n_jobs, context, initializer=_end_with_parent) as pool:
         together = in_order_ahead(pool, functools.partial(_each, function), _chunks(items, n_together), 2 * n_jobs)
         yield from itertools.chain.from_iterable(together)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it was killed; otherwise it would wait for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _each(function: Callable, items: list) -> list:

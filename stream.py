@@ -1,7 +1,7 @@
 """Enhancing a recording that arrives in parts, with the same result as enhancing it as a whole.
 
 What the network knows of a recording lies within some seconds around a frame, so a few seconds
-are all that has to be kept. `FeatureStream`, `EnhancedStream` and `HighBand` each take what arrives and return what
+are all that has to be kept. `NormalizedStream`, `FeatureStream` and `WaveStream` each take what arrives and return what
 is ready; nothing is delayed against the recording, it only comes out later.
 """
 

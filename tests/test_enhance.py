@@ -91,6 +91,14 @@ def test_what_passes_comes_back_without_delay_at_any_rate(rate, passing_model):
     np.testing.assert_allclose(found[inner], signal[inner], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("rate, n_samples", [(44100, 101_672), (24000, 63_107), (48000, 50_001), (8000, 12_345)])
+def test_as_many_samples_come_out_as_went_in(rate, n_samples, passing_model):
+    network, settings = load_model(str(passing_model))
+    signal = noise(n_samples, 1).astype(np.float32)
+    blocks = enhanced_at_rate(network, settings, in_blocks(signal, 2**18), rate, 1, 0.0)
+    assert sum(map(len, blocks)) == n_samples
+
+
 def test_what_lies_above_the_band_is_attenuated_like_its_top(model):
     network, settings = load_model(str(model))
     rate = 48000
@@ -130,6 +138,7 @@ def read_at_16k(signal, rate):
         ("g.aiff", 32000, 1, {"subtype": "PCM_16"}),
         ("h.mp3", 44100, 1, {"subtype": "MPEG_LAYER_III"}),
         ("i.sph", 16000, 1, {"format": "NIST", "subtype": "PCM_16"}),
+        ("j.au", 16000, 1, {"subtype": "G721_32"}),
     ],
 )
 def test_outputs_are_of_the_kind_of_the_inputs(name, rate, channels, kind, model, tmp_path):
@@ -149,10 +158,13 @@ def test_folders_keep_their_shape_and_one_bad_file_stops_no_other(model, tmp_pat
     for name in ("a.wav", "deep/a.wav", "deep/b.flac"):
         soundfile.write(folder / name, noise(8000), 16000)
     (folder / "broken.wav").write_bytes(b"RIFF" + bytes(60))
+    soundfile.write(folder / "cut.mp3", noise(200_000), 16000)
+    (folder / "cut.mp3").write_bytes((folder / "cut.mp3").read_bytes()[:9000])
     (folder / "notes.txt").write_text("not audio")
     assert enhance(folder, "--output_dir", out, "--model", model) == 1
     text = capsys.readouterr().out
-    assert "not enhanced" in text and "broken.wav is not readable" in text and "3 of 4 files" in text
+    assert "not enhanced" in text and "broken.wav is not readable" in text and "3 of 5 files" in text
+    assert "cut.mp3 is cut short" in text
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["a.wav", "deep/a.wav", "deep/b.flac"]
     assert "real-time factor" in text
     assert enhance(folder / "a.wav", "--output_dir", out, "--model", model) == 2
@@ -224,8 +236,7 @@ def test_a_stream_gives_what_the_file_gives(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(150_000, 2), 22050, subtype="PCM_16")
     assert enhance(tmp_path / "a.wav", "--output_dir", tmp_path / "out", "--model", model) == 0
     command = [sys.executable, str(ROOT / "main_dnn.py"), "enhance", "-", "--model", str(model)]
-    with open(tmp_path / "a.wav", "rb") as source:
-        done = subprocess.run(command, stdin=source, capture_output=True, check=True)
+    done = subprocess.run(command, input=(tmp_path / "a.wav").read_bytes(), capture_output=True, check=True)
     (tmp_path / "streamed.wav").write_bytes(done.stdout)
     expected = soundfile.read(tmp_path / "out" / "a.wav", dtype="int16")[0]
     streamed = np.frombuffer(done.stdout[44:], "<i2").reshape(-1, 2)
@@ -285,6 +296,7 @@ def test_bad_flags_and_models_get_a_line(model, tmp_path, capsys):
         ((tmp_path / "a.wav", tmp_path / "other" / "a.wav", *out), "would both become"),
         ((tmp_path / "a.wav", "--model", model), "expected files and an --output_dir"),
         (("-", *out), "expected files and an --output_dir"),
+        ((tmp_path / "other", "--output_dir", tmp_path / "other" / "out", "--model", model), "would be enhanced too"),
         ((tmp_path / "a.wav", *out[:3], tmp_path / "no_model.keras"), "not a model of this program"),
         ((tmp_path / "a.wav", *out[:3], tmp_path / "none.keras"), "is missing"),
     ):
