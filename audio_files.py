@@ -215,10 +215,10 @@ def _is_utf8(name: str) -> bool:
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[soundfile.SoundFile]:
     """Yield an opened file, after a look that the samples it announces are there."""
-    if not os.path.isfile(path):
-        raise MissingFileError(f"{path!a} is missing; check its name, and the mixture CSV if it stands there")
     if not _is_utf8(path):
         raise InputError(f"the name {path!a} is not UTF-8; rename the file")
+    if not os.path.isfile(path):
+        raise MissingFileError(f"{path} is missing; check its name, and the mixture CSV if it stands there")
     try:
         file = soundfile.SoundFile(path)
     except soundfile.SoundFileError as error:
