@@ -95,6 +95,7 @@ def loudness_distance(speech_power, estimate_power):
     estimate = estimate * (level[0] / level[1])
     loudness = [(power + 1.0) ** 0.23 - 1.0 for power in (speech, estimate)]
     difference = ops.square(loudness[1] - loudness[0])
+    weight = ops.cast(weight, difference.dtype)
     return ops.sqrt(ops.sum(difference * weight, axis=-1) / ops.sum(weight) + 1e-4)
 
 
