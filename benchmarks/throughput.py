@@ -67,6 +67,7 @@ def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = "
     folders = ("--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free")
     run("prepare_data", "create_mixture_csv", *common, *folders, "--magnification", 2)
     jobs = ("--snr", 0, "--n_jobs", n_jobs)
+    os.sync()  # otherwise the system would still be writing the run before to the disk
     steps = [
         run("prepare_data", "calculate_mixture_features", *common, *folders, *jobs),
         run("prepare_data", "pack_features", *common, *jobs),
