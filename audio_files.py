@@ -16,19 +16,11 @@ import soundfile
 from config import n_window, sample_rate
 from errors import InputError, MissingFileError, require_dir
 from safe_files import write_bytes
+from workspace import check_output_names, flat_name
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
 BLOCK_SAMPLES = 2**16  # of each channel of a file, read together
 _ENDLESS = 0x7FFFF000  # bytes or samples; lengths from here on are what programs announce that stream to a pipe
-
-
-def flat_name(relative_path: str) -> str:
-    """Return the name that a speech or noise file has in output names.
-
-    >>> flat_name("TRAIN/DR1/FCJF0/SA1.WAV")
-    'TRAIN_DR1_FCJF0_SA1'
-    """
-    return os.path.splitext(relative_path)[0].replace("/", "_")
 
 
 def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str]:
@@ -116,22 +108,6 @@ def _exact(names: list[str], entry: str) -> list[str]:
     """Return the names that a list entry spells with the same case of letters."""
     flat = entry.replace("/", "_")
     return [name for name in names if name.replace("/", "_").startswith(flat)]
-
-
-def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
-    """Raise InputError if two inputs would share an output name.
-
-    Args:
-      outputs: pairs of (output name, input that it is made from).
-      where: the folder or file that the inputs come from.
-    """
-    taken = {}
-    for output, source in outputs:
-        other = taken.setdefault(output, source)
-        if other != source:
-            raise InputError(
-                f"{where}: {other} and {source} would share the output name {output}; rename or remove one of them"
-            )
 
 
 def audio_length(path: str) -> int:

@@ -16,6 +16,7 @@ from workspace import (
     SIGNALS,
     csv_text,
     find_training,
+    flat_name,
     parse_number,
     read_mixtures,
     read_table,
@@ -184,8 +185,6 @@ def get_stats(workspace: str, te_snr: float, measure: str = "pesq_raw_mos") -> N
 
 def read_score_pairs(path: str, measure: str) -> dict[str, list[tuple[float, float]]]:
     """Return for each noise the scores (enhanced, noisy) of the files that have both."""
-    from audio_files import flat_name
-
     columns, rows = read_table(path, ",", made_by="calculate_pesq")
     missing = [name for name in (*KEY_COLUMNS, measure) if name not in columns]
     if missing:

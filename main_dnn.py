@@ -174,7 +174,7 @@ def draw_spectrograms(workspace: str, te_snr: float, mixture: Mixture, mixed: np
     from figures import save_spectrograms
     from mixture_features import read_features
 
-    _, speech_magnitude = read_features(workspace, "test", te_snr, mixture)
+    _, speech_magnitude, _ = read_features(workspace, "test", te_snr, mixture)
     magnitudes = {
         "mixture": np.abs(stft(mixed, n_window, n_overlap)),
         "clean speech": speech_magnitude,

@@ -2,13 +2,12 @@
 
 import functools
 import itertools
-import multiprocessing
 import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
@@ -33,6 +32,9 @@ def in_processes(function: Callable, items: Iterable, n_jobs: int | None = None,
     if n_jobs == 1:
         yield from map(function, items)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     # Copies of this process start at once, but must not be made beside the threads of a deep-learning library.
     can_fork = sys.platform == "linux" and "keras" not in sys.modules
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
@@ -52,6 +54,8 @@ def _keep_freed_memory() -> None:
 
 def _start_worker() -> None:
     """Let this process end when the one that started it was killed; otherwise it would wait for work for ever."""
+    import multiprocessing
+
     _keep_freed_memory()
 
     def wait() -> None:

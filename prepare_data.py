@@ -1,7 +1,6 @@
 """Prepare the data: list the mixtures, mix and transform them, pack the features, compute the scaler."""
 
 import argparse
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -28,6 +27,7 @@ from workspace import (
 
 N_FREQ = n_window // 2 + 1
 MIXTURES_AT_ONCE = 16  # by one process
+BLOCK_ROWS = 256  # of a data.h5; few enough to stay in the processor's cache
 
 
 # --- create_mixture_csv -----------------------------------------------------------------------
@@ -187,7 +187,7 @@ def write_mixture(
 
     mixed, speech, _, scaling_factor, alpha = mix_at_snr(speech, noise, snr)
     mixture_stft = stft(mixed, n_window, n_overlap)
-    facts = {"n_frames": len(mixture_stft), "scaling_factor": float(scaling_factor), "alpha": float(alpha)}
+    facts = {"scaling_factor": scaling_factor, "alpha": alpha}
     write_wave(mixed_audio_path(workspace, data_type, snr, mixture.name), mixed)
     write_npz(
         features_path(workspace, data_type, snr, mixture.name),
@@ -230,45 +230,46 @@ def pack_features(
     Raises:
       InputError: n_concat is even, or features are missing or belong to another mixture CSV.
     """
-    from mixture_features import check_features
-    from recipe import load_recipe
+    from mixture_features import n_frames_of
+    from recipe import load_recipe, with_n_concat
     from safe_files import new_hdf5
 
     settings = load_recipe(recipe)
     if n_concat is not None:
-        check_n_concat(n_concat)
-        settings = dataclasses.replace(settings, input=dataclasses.replace(settings.input, n_concat=n_concat))
+        settings = with_n_concat(settings, n_concat)
     if n_hop < 1:
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
     mixtures = read_mixtures(workspace, data_type)
-    check = functools.partial(check_features, workspace, data_type, snr)
-    facts = list(in_processes(check, mixtures, n_jobs, MIXTURES_AT_ONCE))
-    n_segs = [-(-of_mixture["n_frames"] // n_hop) for of_mixture in facts]
+    n_segs = [-(-n_frames_of(mixture) // n_hop) for mixture in mixtures]
     first_rows = np.cumsum([0, *n_segs[:-1]])
     path = packed_path(workspace, data_type, snr)
     n_rows, n_outputs = settings.input.n_concat + settings.input.n_statistics, targets_shape(settings)
     shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
-    attributes = packed_attributes(settings, snr, n_hop, mixtures, facts)
-    with new_hdf5(path, shapes, attributes, {"first_rows": first_rows}) as rows:
+    attributes = packed_attributes(settings, snr, n_hop, len(mixtures))
+    content = hashlib.sha256(repr(attributes).encode())
+    with new_hdf5(path, shapes, {**attributes, "fingerprint": content.hexdigest()}, {"first_rows": first_rows}) as rows:
         jobs = zip(mixtures, first_rows, strict=True)
         pack = functools.partial(pack_mixture, workspace, data_type, snr, settings, n_hop, rows)
-        for _ in track(in_processes(pack, jobs, n_jobs, MIXTURES_AT_ONCE), len(mixtures), "mixtures"):
-            pass
+        packed = in_processes(pack, jobs, n_jobs, MIXTURES_AT_ONCE)
+        for facts in track(packed, len(mixtures), "mixtures"):
+            content.update(repr(facts).encode())
+        rows.set_attribute("fingerprint", content.hexdigest())
     print(f"{len(mixtures)} mixtures: x {shapes['x']}, y {shapes['y']} -> {path}")
 
 
 def pack_mixture(
     workspace: str, data_type: str, snr: float, recipe, n_hop: int, rows, job: tuple[Mixture, int]
-) -> None:
-    """Write the rows of x and y of a mixture; the job is the mixture and its first row."""
+) -> tuple:
+    """Write the rows of x and y of a mixture; the job is the mixture and its first row. Return what it was made of."""
     from mixture_features import read_features
     from network_input import frames_and_statistics, targets, windows_with_statistics
 
     mixture, first_row = job
-    mixture_stft, speech_magnitude = read_features(workspace, data_type, snr, mixture)
+    mixture_stft, speech_magnitude, facts = read_features(workspace, data_type, snr, mixture)
     inputs = frames_and_statistics(mixture_stft, recipe.input)
     rows.write("x", first_row, windows_with_statistics(*inputs, recipe.input.n_concat, n_hop))
     rows.write("y", first_row, targets(mixture_stft, speech_magnitude, recipe)[::n_hop])
+    return mixture, facts
 
 
 def targets_shape(recipe) -> tuple[int, ...]:
@@ -276,21 +277,12 @@ def targets_shape(recipe) -> tuple[int, ...]:
     return (N_FREQ,) if recipe.target.output == "log_magnitude" else (2, N_FREQ)
 
 
-def packed_attributes(recipe, snr: float, n_hop: int, mixtures: list[Mixture], facts: list[dict]) -> dict:
-    """Return what a data.h5 says about its origin; the fingerprint is another for any other data."""
+def packed_attributes(recipe, snr: float, n_hop: int, n_mixtures: int) -> dict:
+    """Return what a data.h5 says about its origin."""
     from recipe import data_settings
 
     settings = {"snr_db": float(snr), "n_concat": recipe.input.n_concat, "n_hop": n_hop, **stft_settings}
-    settings["recipe"] = data_settings(recipe)
-    everything = repr([settings, mixtures, facts])
-    fingerprint = hashlib.sha256(everything.encode()).hexdigest()
-    return {**settings, "n_mixtures": len(mixtures), "fingerprint": fingerprint}
-
-
-def check_n_concat(n_concat: int) -> None:
-    """Raise InputError unless n_concat is odd and positive, so that a window has a centre frame."""
-    if n_concat < 1 or n_concat % 2 == 0:
-        raise InputError(f"n_concat {n_concat}: expected an odd number of frames of at least 1, such as 7")
+    return {**settings, "recipe": data_settings(recipe), "n_mixtures": n_mixtures}
 
 
 # --- compute_scaler ---------------------------------------------------------------------------
@@ -303,7 +295,7 @@ def compute_scaler(workspace: str, data_type: str, snr: list[float], n_jobs: int
     statistics_mean and statistics_std, each (n_statistics, n_freq), of the rows behind them. The
     scaler of the frames serves x and y. Over several SNRs it goes to a folder named after all.
 
-    Working set: two blocks of 1024 windows for each job.
+    Working set: two blocks of 256 windows for each job.
 
     Args:
       workspace: folder with the packed features.
@@ -321,10 +313,10 @@ def compute_scaler(workspace: str, data_type: str, snr: list[float], n_jobs: int
     for one_snr in snr:
         with open_packed_file(workspace, data_type, one_snr) as packed:
             x, n_concat = packed["x"], int(packed.attrs["n_concat"])
-            starts = range(0, len(x), 1024)
+            starts = range(0, len(x), BLOCK_ROWS)
 
             def moments_of_block(start: int, x=x, n_concat: int = n_concat) -> tuple:
-                rows = x[start : start + 1024]
+                rows = x[start : start + BLOCK_ROWS]
                 statistics = rows[:, n_concat:].reshape(len(rows), -1)
                 return moments(rows[:, :n_concat].reshape(-1, N_FREQ)), moments(statistics)
 

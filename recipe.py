@@ -135,6 +135,17 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
     return recipe
 
 
+def with_n_concat(recipe: Recipe, n_concat: int) -> Recipe:
+    """Return a recipe with windows of so many frames.
+
+    Raises:
+      InputError: n_concat is even or not positive, so that a window has no centre frame.
+    """
+    if n_concat < 1 or n_concat % 2 == 0:
+        raise InputError(f"n_concat {n_concat}: expected an odd number of frames of at least 1, such as 7")
+    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, n_concat=n_concat))
+
+
 def _check_input(settings: Input, where: str) -> None:
     """Raise InputError if the values of the section [input] do not fit together."""
     if settings.n_concat < 1 or settings.n_concat % 2 == 0:

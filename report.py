@@ -190,7 +190,7 @@ def clean_speech(
     from spectrogram_to_wave import recover_wav
 
     if speech_dir is None:
-        mixture_stft, speech_magnitude = read_features(workspace, "test", te_snr, mixture)
+        mixture_stft, speech_magnitude, _ = read_features(workspace, "test", te_snr, mixture)
         wave = recover_wav(speech_magnitude, mixture_stft, n_overlap, np.hamming, n_samples)
         return wave * np.sqrt(np.sum(np.hamming(n_window) ** 2)), speech_magnitude  # stft divided by it
     facts = check_features(workspace, "test", te_snr, mixture)

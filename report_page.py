@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from audio_files import flat_name
 from charts import bar_chart, line_chart, ticks
 from scores import MEASURES
+from workspace import flat_name
 
 Scores = dict[tuple[str, str], dict[str, dict[str, float]]]  # (speech_name, noise_name): signal: measure: score
 

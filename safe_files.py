@@ -85,17 +85,29 @@ class Hdf5Rows:
       path: of the file.
       starts: by dataset, where its first row lies, in bytes.
       widths: by dataset, bytes of a row.
+      is_reserved: whether the file has its space on the disk.
     """
 
-    def __init__(self, path: str, starts: dict[str, int], widths: dict[str, int]):
-        self._path, self._starts, self._widths = path, starts, widths
+    def __init__(self, path: str, starts: dict[str, int], widths: dict[str, int], is_reserved: bool):
+        self._path, self._starts, self._widths, self._is_reserved = path, starts, widths, is_reserved
 
     def write(self, name: str, first: int, rows: np.ndarray) -> None:
         """Write float32 rows of the dataset `name` from row `first` on."""
         content = np.ascontiguousarray(rows, np.float32)
-        with open(self._path, "r+b") as file:
-            file.seek(self._starts[name] + int(first) * self._widths[name])
+        start = self._starts[name] + int(first) * self._widths[name]
+        if self._is_reserved:  # processes that write to the file would wait for each other, but not in its memory map
+            np.memmap(self._path, np.float32, "r+", start, content.shape)[...] = content
+            return
+        with open(self._path, "r+b") as file:  # a memory map would crash the interpreter when the disk fills up
+            file.seek(start)
             file.write(content.data)
+
+    def set_attribute(self, name: str, value: str) -> None:
+        """Give an attribute of the file another value of the same length."""
+        import h5py
+
+        with h5py.File(self._path, "r+") as hdf5:
+            hdf5.attrs.modify(name, value)
 
 
 @contextlib.contextmanager
@@ -124,20 +136,25 @@ def new_hdf5(
         with open(temporary, "wb") as file:
             file.write(structures.getvalue())
             file.flush()
-            _reserve(file.fileno(), n_bytes)
+            is_reserved = _reserve(file.fileno(), n_bytes)
         with h5py.File(temporary, "r+") as hdf5:
             for name in shapes:
                 hdf5[name][:1] = 0  # the library chooses the place of the dataset
             starts = {name: hdf5[name].id.get_offset() for name in shapes}
-        yield Hdf5Rows(temporary, starts, {name: 4 * math.prod(map(int, shape[1:])) for name, shape in shapes.items()})
+        widths = {name: 4 * math.prod(map(int, shape[1:])) for name, shape in shapes.items()}
+        yield Hdf5Rows(temporary, starts, widths, is_reserved)
 
 
-def _reserve(descriptor: int, n_bytes: int) -> None:
-    """Reserve disk space for a file, so that a full disk is found before the file is filled."""
+def _reserve(descriptor: int, n_bytes: int) -> bool:
+    """Reserve disk space for a file, so that a full disk is found before the file is filled.
+
+    Returns:
+      False where the system cannot reserve; then so much was free.
+    """
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, n_bytes)
-            return
+            return True
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
@@ -145,6 +162,7 @@ def _reserve(descriptor: int, n_bytes: int) -> None:
     disk = os.fstatvfs(descriptor)
     if disk.f_bavail * disk.f_frsize < n_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return False
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from draws import held_out_speech
 from errors import InputError
 from keras_backend import import_keras
 from on_the_fly import MixtureStream, Snrs
-from recipe import Recipe, load_recipe
+from recipe import Recipe, load_recipe, with_n_concat
 from training import Sets
 from workspace import snr_name
 
@@ -40,11 +40,6 @@ def resolve_recipe(
 def with_training(recipe, overrides: dict):
     """Return a recipe with some values of its section [training] replaced."""
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **overrides))
-
-
-def with_n_concat(recipe, n_concat: int):
-    """Return a recipe with the n_concat that the packed features were made with."""
-    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, n_concat=n_concat))
 
 
 def training_name(recipe) -> str:

@@ -1,17 +1,41 @@
-"""The folders of a workspace and the mixture CSV: one function builds each path."""
+"""The names and folders of a workspace and the mixture CSV: one function builds each name and path."""
 
 import csv
 import io
 import os
 from typing import NamedTuple
 
-from audio_files import check_output_names, flat_name
 from errors import InputError, require_file
 from safe_files import write_text
 
 CSV_COLUMNS = ["speech_name", "noise_name", "noise_onset", "noise_offset"]
 KEY_COLUMNS = ["speech_name", "noise_name", "signal"]  # of scores.csv; the measures follow them
 SIGNALS = ("noisy", "enhanced")
+
+
+def flat_name(relative_path: str) -> str:
+    """Return the name that a speech or noise file has in output names.
+
+    >>> flat_name("TRAIN/DR1/FCJF0/SA1.WAV")
+    'TRAIN_DR1_FCJF0_SA1'
+    """
+    return os.path.splitext(relative_path)[0].replace("/", "_")
+
+
+def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
+    """Raise InputError if two inputs would share an output name.
+
+    Args:
+      outputs: pairs of (output name, input that it is made from).
+      where: the folder or file that the inputs come from.
+    """
+    taken = {}
+    for output, source in outputs:
+        other = taken.setdefault(output, source)
+        if other != source:
+            raise InputError(
+                f"{where}: {other} and {source} would share the output name {output}; rename or remove one of them"
+            )
 
 
 class Mixture(NamedTuple):

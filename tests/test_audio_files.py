@@ -5,8 +5,9 @@ import pytest
 import soundfile
 from conftest import MINI
 
-from audio_files import AudioCache, audio_length, flat_name, list_audio, read_audio, write_wave
+from audio_files import AudioCache, audio_length, list_audio, read_audio, write_wave
 from errors import InputError
+from workspace import flat_name
 
 SPEECH = MINI / "train_speech" / "en_allison_wrong.wav"
 

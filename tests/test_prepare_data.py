@@ -199,3 +199,11 @@ def test_many_processes_write_the_same_bytes_as_one(tmp_path):
                 assert run("prepare_data", *flags) == 0
     one, two, three = map(files_below, folders)
     assert one == two == three and len(one) == 1 + 2 * 12 + 2
+
+
+def test_file_systems_that_cannot_reserve_space_get_the_same_file(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    expected = (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes()
+    monkeypatch.delattr("os.posix_fallocate")
+    assert pack(tmp_path) == 0
+    assert (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes() == expected

@@ -139,7 +139,7 @@ def test_the_waves_have_one_factor_and_the_clean_speech_its_level_in_the_mixture
         # Rounding to 16 bits, and their full scale of 32767 instead of 32768.
         np.testing.assert_allclose(noisy, factor * mixed, rtol=0, atol=5e-5)
         np.testing.assert_allclose(enhanced, factor * number / 2 * mixed, rtol=0, atol=5e-5)
-        _, speech_magnitude = read_features(str(scored), "test", 0, mixture)
+        _, speech_magnitude, _ = read_features(str(scored), "test", 0, mixture)
         # White rounding noise of 1/2^15/sqrt(12) rms has about that magnitude in each bin; ten times is far out.
         np.testing.assert_allclose(np.abs(stft(clean, 512, 256)), factor * speech_magnitude, rtol=1e-3, atol=1e-4)
         assert {soundfile.info(path).subtype for path in wave_paths(page.parent, number)} == {"PCM_16"}
@@ -151,7 +151,7 @@ def test_without_the_speech_folder_the_clean_wave_has_the_mixtures_phase(workspa
     assert parsed.text.count("clean (mixture's phase)") == 4
     mixture = read_mixtures(str(workspace), "test")[0]
     clean = soundfile.read(wave_paths(workspace / "report", 1)[2])[0]
-    mixture_stft, speech_magnitude = read_features(str(workspace), "test", 0, mixture)
+    mixture_stft, speech_magnitude, _ = read_features(str(workspace), "test", 0, mixture)
     expected = speech_magnitude * np.exp(1j * np.angle(mixture_stft))
     # No wave has exactly these magnitudes with this phase; the nearest are about 10 dB from it.
     error = np.sum(np.abs(stft(clean, 512, 256) - expected) ** 2) / np.sum(speech_magnitude**2)

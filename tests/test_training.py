@@ -78,7 +78,7 @@ def on_the_fly_flags(workspace, recipe):
 def test_both_ways_give_the_same_features_for_the_same_mixture(prepared):
     recipe = load_recipe("default")
     mixture = read_mixtures(str(prepared), "train")[0]
-    mixture_stft, speech_magnitude = read_features(str(prepared), "train", 0, mixture)
+    mixture_stft, speech_magnitude, _ = read_features(str(prepared), "train", 0, mixture)
     cache = AudioCache()
     speech = cache.read(str(MINI / "train_speech" / mixture.speech_name))
     noise = cache.read(str(MINI / "train_noise" / mixture.noise_name))[mixture.noise_onset : mixture.noise_offset]
