@@ -14,7 +14,8 @@ from safe_files import read_npz
 from workspace import read_mixtures, scaler_path
 
 BLOCK_ROWS = 32  # neighbouring rows that are read together
-POOL_ROWS = 4096  # rows that are shuffled together: 33 MB with 7 frames of 257 bins
+POOL_ROWS = 4096  # at most so many rows are shuffled together, but at least a batch: 33 MB with 7 frames of 257 bins
+Block = tuple[int, slice]  # which file, and which of its rows
 Batch = tuple[list[np.ndarray], np.ndarray]  # the inputs of network.build_network, and the targets
 
 
@@ -44,8 +45,8 @@ class PackedData:
         self._ranges = [(index, *pair) for index, pairs in enumerate(ranges) for pair in pairs]
         self.n_segs = sum(stop - start for _, start, stop in self._ranges)
 
-    def _blocks(self, n_rows: int) -> list[tuple[int, slice]]:
-        """Cut the set into blocks of at most n_rows rows: pairs of (file, rows)."""
+    def _blocks(self, n_rows: int) -> list[Block]:
+        """Cut the set into blocks of at most n_rows rows."""
         return [
             (index, slice(begin, min(begin + n_rows, stop)))
             for index, start, stop in self._ranges
@@ -75,38 +76,55 @@ class PackedData:
         """Yield each row once, in shuffled batches; the last may be short.
 
         Blocks of 32 neighbouring rows (about 1.5 s of audio) are shuffled, then the rows of a pool
-        of 4096 rows together. A set of up to 4096 rows is fully shuffled. In a larger one, a batch
-        of 500 is a random draw from 128 places of the data instead of from all rows: rows of a block
+        of about 4096 rows together. A set of one pool is fully shuffled. In a larger one, a batch
+        of 500 is a random draw from 125 places of the data instead of from all rows: rows of a block
         meet in the same eight batches, which is the only order that is left.
 
-        Working set: the pool, 33 MB with 7 frames of 257 bins.
-        """
-        blocks = self._blocks(BLOCK_ROWS)
-        order = rng.permutation(len(blocks))
-        x, y = self._files[0]["x"][:0], self._files[0]["y"][:0]
-        for first in range(0, len(order), POOL_ROWS // BLOCK_ROWS):
-            chosen = [blocks[index] for index in order[first : first + POOL_ROWS // BLOCK_ROWS]]
-            x, y = self._append(x, "x", chosen), self._append(y, "y", chosen)
-            rows = rng.permutation(len(x))
-            n_whole = len(rows) - len(rows) % self._batch_size
-            for start in range(0, n_whole, self._batch_size):
-                batch = rows[start : start + self._batch_size][self._share.part(self._batch_size)]
-                yield self._batch(x[batch], y[batch])
-            x, y = x[rows[n_whole:]], y[rows[n_whole:]]
-        last = self._share.part(len(x))
-        if len(x[last]):
-            yield self._batch(x[last], y[last])
+        The order of the rows in a batch is that of the pool. So each of several processes, which
+        take their part of every batch, needs one part of the pool, and reads only that.
 
-    def _append(self, rows: np.ndarray, name: str, blocks: list[tuple[int, slice]]) -> np.ndarray:
-        """Return the rows followed by blocks of a dataset, read one by one: no second copy of the pool."""
-        n_rows = len(rows) + sum(block.stop - block.start for _, block in blocks)
-        pool = np.empty((n_rows, *rows.shape[1:]), np.float32)
-        pool[: len(rows)] = rows
-        end = len(rows)
+        Working set: the part of the pool, 33 MB with 7 frames of 257 bins for a single process.
+        """
+        for pool in self._pools(rng):
+            order = rng.permutation(sum(block.stop - block.start for _, block in pool))
+            starts = range(0, len(order), self._batch_size)
+            batches = [np.sort(order[start : start + self._batch_size]) for start in starts]
+            batches = [batch[self._share.part(len(batch))] for batch in batches]
+            batches = [batch for batch in batches if len(batch)]
+            if not batches:
+                return
+            first, stop = min(batch[0] for batch in batches), max(batch[-1] for batch in batches) + 1
+            part = cut(pool, first, stop)
+            x, y = self._read("x", part), self._read("y", part)
+            for batch in batches:
+                yield self._batch(x[batch - first], y[batch - first])
+
+    def _pools(self, rng: np.random.Generator) -> Iterator[list[Block]]:
+        """Yield the blocks of the set in random order, in pools of as many whole batches as POOL_ROWS hold."""
+        n_rows = max(1, POOL_ROWS // self._batch_size) * self._batch_size
+        blocks = self._blocks(BLOCK_ROWS)
+        pool, n_missing = [], n_rows
+        for number in rng.permutation(len(blocks)):
+            index, block = blocks[number]
+            pool.append((index, slice(block.start, min(block.stop, block.start + n_missing))))
+            n_missing -= block.stop - block.start
+            if n_missing <= 0:
+                yield pool
+                pool, n_missing = [], n_rows + n_missing
+                if n_missing < n_rows:  # the rest of the block
+                    pool.append((index, slice(block.stop - (n_rows - n_missing), block.stop)))
+        if pool:
+            yield pool
+
+    def _read(self, name: str, blocks: list[Block]) -> np.ndarray:
+        """Return the rows of blocks of a dataset, one after the other."""
+        n_rows = sum(block.stop - block.start for _, block in blocks)
+        rows = np.empty((n_rows, *self._files[0][name].shape[1:]), np.float32)
+        end = 0
         for index, block in blocks:
             begin, end = end, end + block.stop - block.start
-            pool[begin:end] = self._files[index][name][block]
-        return pool
+            rows[begin:end] = self._files[index][name][block]
+        return rows
 
     def sample(self, max_batches: int) -> Iterator[Batch]:
         """Yield the same at most `max_batches` batches at each call, evenly spread over the set."""
@@ -115,6 +133,17 @@ class PackedData:
             blocks = [blocks[index] for index in np.linspace(0, len(blocks) - 1, max_batches).astype(int)]
         for index, block in blocks:
             yield self._batch(self._files[index]["x"][block], self._files[index]["y"][block])
+
+
+def cut(blocks: list[Block], first: int, stop: int) -> list[Block]:
+    """Return the blocks of the rows from `first` to before `stop`, counted through all blocks."""
+    kept, begin = [], 0
+    for index, block in blocks:
+        rows = slice(block.start + max(0, first - begin), min(block.stop, block.start + stop - begin))
+        if rows.start < rows.stop:
+            kept.append((index, rows))
+        begin += block.stop - block.start
+    return kept
 
 
 # --- Opening the files of a workspace -----------------------------------------------------------

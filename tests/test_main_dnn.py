@@ -11,6 +11,7 @@ from conftest import inference, pack, scale, train
 
 from audio_files import read_audio
 from batches import BLOCK_ROWS, POOL_ROWS, PackedData
+from distribution import Share
 from features import context_windows, log_magnitude, pad_to_whole_frames, stft
 from main_dnn import enhance_audio
 from network import Scaler, answers, load_model
@@ -144,9 +145,9 @@ def packed_file(path, n_segs):
     return h5py.File(path, "r")
 
 
-def packed_data(hdf5, batch_size=500, ranges=None):
+def packed_data(hdf5, batch_size=500, ranges=None, *share):
     scaler = Scaler(np.zeros(2), np.ones(2), np.zeros((0, 2)), np.ones((0, 2)))
-    return PackedData([hdf5], [ranges or [(0, len(hdf5["x"]))]], 3, scaler, batch_size)
+    return PackedData([hdf5], [ranges or [(0, len(hdf5["x"]))]], 3, scaler, batch_size, *share)
 
 
 def row_numbers(batch):
@@ -170,7 +171,7 @@ def test_epochs_are_shuffled_anew_and_batches_come_from_many_places(tmp_path):
         first = row_numbers(next(batches))
         second = row_numbers(next(packed_data(hdf5).batches(0, first=-(-10 * POOL_ROWS // 500))))
     assert not np.array_equal(first, second)
-    # 500 rows out of 128 blocks: all but e^-3.9 = 2 % of the blocks take part.
+    # 500 rows out of 125 blocks: all but e^-4 = 2 % of the blocks take part.
     assert len(np.unique(first // BLOCK_ROWS)) > 115
 
 
@@ -182,6 +183,27 @@ def test_batches_go_on_from_any_number(tmp_path):
             later = packed_data(hdf5).batches(1, first)
             for rows in expected[first:]:
                 np.testing.assert_array_equal(row_numbers(next(later)), rows)
+
+
+@pytest.mark.parametrize(("n_segs", "batch_size"), [(3 * POOL_ROWS + 77, 500), (1203, 512), (20000, 6000)])
+def test_processes_together_read_the_batches_of_one_and_each_its_share(tmp_path, n_segs, batch_size):
+    def batches_and_rows_read(hdf5, *share):
+        data = packed_data(hdf5, batch_size, None, Share(*share))
+        read, n_read = data._read, []
+        data._read = lambda name, blocks: n_read.append(len(rows := read(name, blocks))) or rows
+        return [row_numbers(batch) for batch in data.epoch(np.random.default_rng(0))], sum(n_read) / 2
+
+    with packed_file(tmp_path / "data.h5", n_segs) as hdf5:
+        expected, _ = batches_and_rows_read(hdf5)
+        parts = [batches_and_rows_read(hdf5, index, 4, 4) for index in range(4)]
+    for batch, *of_processes in zip(expected, *(batches for batches, _ in parts), strict=True):
+        together = np.concatenate(of_processes)
+        assert len(batch) - len(together) < 4  # what four devices cannot share evenly
+        np.testing.assert_array_equal(together, [row for row in batch if row in together])
+    if batch_size == 500:
+        # A quarter, and beyond it at each end what the quartiles of 8 batches of 500 random rows deviate by at most:
+        # 3 standard deviations of sqrt(0.25 * 0.75 / 500) = 2 % each.
+        assert all(n_read < (0.25 + 2 * 0.06) * n_segs for _, n_read in parts)
 
 
 def test_only_the_rows_of_a_set_are_drawn(tmp_path):
