@@ -40,8 +40,8 @@ class PackedData:
         batch_size: int,
         share: Share = Share(),  # noqa: B008 (it is frozen)
     ):
-        self._files, self._n_concat, self._scaler, self._batch_size = files, n_concat, scaler, batch_size
-        self._share = share
+        self._datasets = {name: [file[name] for file in files] for name in ("x", "y")}
+        self._n_concat, self._scaler, self._batch_size, self._share = n_concat, scaler, batch_size, share
         pairs = [(index, *pair) for index, of_file in enumerate(ranges) for pair in of_file]
         self._ranges = np.array(pairs, np.int64).reshape(-1, 3)
         self.n_segs = int(np.sum(self._ranges[:, 2] - self._ranges[:, 1]))
@@ -123,11 +123,11 @@ class PackedData:
     def _read(self, name: str, blocks: list[Block]) -> np.ndarray:
         """Return the rows of blocks of a dataset, one after the other."""
         n_rows = sum(block.stop - block.start for _, block in blocks)
-        rows = np.empty((n_rows, *self._files[0][name].shape[1:]), np.float32)
+        rows = np.empty((n_rows, *self._datasets[name][0].shape[1:]), np.float32)
         end = 0
         for index, block in blocks:
             begin, end = end, end + block.stop - block.start
-            rows[begin:end] = self._files[index][name][block]
+            rows[begin:end] = self._datasets[name][index][block]
         return rows
 
     def sample(self, max_batches: int) -> Iterator[Batch]:
@@ -136,7 +136,7 @@ class PackedData:
         if len(blocks) > max_batches:
             blocks = blocks[np.linspace(0, len(blocks) - 1, max_batches).astype(int)]
         for index, start, stop in blocks.tolist():
-            yield self._batch(self._files[index]["x"][start:stop], self._files[index]["y"][start:stop])
+            yield self._batch(*(self._datasets[name][index][start:stop] for name in ("x", "y")))
 
 
 def cut(blocks: list[Block], first: int, stop: int) -> list[Block]:
