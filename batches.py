@@ -87,7 +87,10 @@ class PackedData:
         Working set: the part of the pool, 33 MB with 7 frames of 257 bins for a single process; and
         32 bytes for each block, 75 kB an hour.
         """
-        for pool in self._pools(rng):
+        pool_rows = min(self.n_segs, max(1, POOL_ROWS // self._batch_size) * self._batch_size)
+        shapes = {name: (pool_rows, *datasets[0].shape[1:]) for name, datasets in self._datasets.items()}
+        room = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        for pool in self._pools(rng, pool_rows):
             order = rng.permutation(sum(block.stop - block.start for _, block in pool))
             starts = range(0, len(order), self._batch_size)
             batches = [np.sort(order[start : start + self._batch_size]) for start in starts]
@@ -97,13 +100,12 @@ class PackedData:
                 return
             first, stop = min(batch[0] for batch in batches), max(batch[-1] for batch in batches) + 1
             part = cut(pool, first, stop)
-            x, y = self._read("x", part), self._read("y", part)
+            x, y = (self._read(name, part, room[name]) for name in ("x", "y"))
             for batch in batches:
                 yield self._batch(x[batch - first], y[batch - first])
 
-    def _pools(self, rng: np.random.Generator) -> Iterator[list[Block]]:
-        """Yield the blocks of the set in random order, in pools of as many whole batches as POOL_ROWS hold."""
-        n_rows = max(1, POOL_ROWS // self._batch_size) * self._batch_size
+    def _pools(self, rng: np.random.Generator, n_rows: int) -> Iterator[list[Block]]:
+        """Yield the blocks of the set in random order, in pools of n_rows rows; the last may be smaller."""
         blocks = self._blocks(BLOCK_ROWS)
         pool, n_missing = [], n_rows
         for number in rng.permutation(len(blocks)):
@@ -120,15 +122,13 @@ class PackedData:
         if pool:
             yield pool
 
-    def _read(self, name: str, blocks: list[Block]) -> np.ndarray:
-        """Return the rows of blocks of a dataset, one after the other."""
-        n_rows = sum(block.stop - block.start for _, block in blocks)
-        rows = np.empty((n_rows, *self._datasets[name][0].shape[1:]), np.float32)
+    def _read(self, name: str, blocks: list[Block], room: np.ndarray) -> np.ndarray:
+        """Read the rows of blocks of a dataset, one after the other, into the first rows of `room`; return these."""
         end = 0
         for index, block in blocks:
             begin, end = end, end + block.stop - block.start
-            rows[begin:end] = self._datasets[name][index][block]
-        return rows
+            room[begin:end] = self._datasets[name][index][block]
+        return room[:end]
 
     def sample(self, max_batches: int) -> Iterator[Batch]:
         """Yield the same at most `max_batches` batches at each call, evenly spread over the set."""

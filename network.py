@@ -40,7 +40,9 @@ class Scaler:
 
     def frames(self, frames: np.ndarray) -> np.ndarray:
         """Scale (..., n_freq) frames, to float32."""
-        return ((frames - self.mean.astype(np.float32)) / self.std.astype(np.float32)).astype(np.float32, copy=False)
+        scaled = frames - self.mean.astype(np.float32)
+        scaled /= self.std.astype(np.float32)
+        return scaled.astype(np.float32, copy=False)
 
     def statistics(self, statistics: np.ndarray) -> np.ndarray:
         """Scale (..., n_statistics, n_freq) statistics, to (..., n_statistics * n_freq) float32."""

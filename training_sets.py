@@ -12,6 +12,7 @@ from draws import held_out_speech
 from errors import InputError
 from keras_backend import import_keras
 from on_the_fly import MixtureStream, Snrs
+from parallel import ahead
 from recipe import Recipe, load_recipe, with_n_concat
 from training import Sets
 from workspace import snr_name
@@ -86,7 +87,7 @@ def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_f
     if valid_fraction > 0:
         sampled["valid_loss"] = packed(files, valid_rows)
     samples = {name: (lambda data=data: data.sample(EVALUATION_BATCHES)) for name, data in sampled.items()}
-    return recipe, Sets(lambda first: train_set.batches(seed, first), samples, scaler, n_freq)
+    return recipe, Sets(lambda first: ahead(train_set.batches(seed, first)), samples, scaler, n_freq)
 
 
 def on_the_fly_sets(

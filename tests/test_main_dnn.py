@@ -190,7 +190,7 @@ def test_processes_together_read_the_batches_of_one_and_each_its_share(tmp_path,
     def batches_and_rows_read(hdf5, *share):
         data = packed_data(hdf5, batch_size, None, Share(*share))
         read, n_read = data._read, []
-        data._read = lambda name, blocks: n_read.append(len(rows := read(name, blocks))) or rows
+        data._read = lambda *arguments: n_read.append(len(rows := read(*arguments))) or rows
         return [row_numbers(batch) for batch in data.epoch(np.random.default_rng(0))], sum(n_read) / 2
 
     with packed_file(tmp_path / "data.h5", n_segs) as hdf5:
