@@ -71,15 +71,22 @@ def test_each_backend_trains_resumes_and_its_models_load_here(backend, name, pre
     assert settings.iteration == 8 and all(np.isfinite(weights).all() for weights in network.get_weights())
 
 
-@pytest.mark.parametrize("kind", ["processes", "devices"])
+@pytest.mark.parametrize(
+    ("kind", "made"), [("processes", "on the fly"), ("processes", "packed"), ("devices", "on the fly")]
+)
 @needs("jax")
-def test_several_processes_or_devices_get_the_weights_of_one(kind, test_set, tmp_path):  # noqa: F811
-    recipe = write_recipe(tmp_path / "small.toml", weight_average=0.9)
+def test_several_processes_or_devices_get_the_weights_of_one(kind, made, prepared, test_set, tmp_path):  # noqa: F811
+    source, tr_name = (prepared, "0db") if made == "packed" else (test_set, "-5dbto15db")
+    recipe = write_recipe(tmp_path / "small.toml", "original" if made == "packed" else "default", weight_average=0.9)
     flags = ["--n_iterations", 12, "--eval_every", 6, "--save_every", 6, "--valid_fraction", 0.3]
-    workspaces = [link(test_set, tmp_path / name, "packed_features", "mixture_csvs") for name in ("one", "two")]
+    workspaces = [link(source, tmp_path / name, "packed_features", "mixture_csvs") for name in ("one", "two")]
 
     def start(workspace, *more, **variables):
-        line = [sys.executable, "main_dnn.py", "train", *on_the_fly_flags(workspace, recipe), *flags, *more]
+        if made == "packed":
+            data = ("--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--recipe", recipe)
+        else:
+            data = on_the_fly_flags(workspace, recipe)
+        line = [sys.executable, "main_dnn.py", "train", *data, *flags, *more]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([*map(str, line)], cwd=ROOT, env=environment("jax", **variables), **pipes)
 
@@ -95,11 +102,11 @@ def test_several_processes_or_devices_get_the_weights_of_one(kind, test_set, tmp
     outputs = [process.communicate(timeout=240) for process in started]
     assert [process.returncode for process in started] == [0] * len(started), outputs
     for iteration in (6, 12):
-        paths = [model_path(str(workspace), "-5dbto15db", iteration) for workspace in workspaces]
+        paths = [model_path(str(workspace), tr_name, iteration) for workspace in workspaces]
         for expected, found in zip(*(load_model(path)[0].get_weights() for path in paths), strict=True):
             # The sums over a batch are taken in another order, in single precision; weights are of order 1.
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    assert len((workspaces[1] / "training_stats/-5dbto15db/stats.csv").read_text().splitlines()) == 1 + 3
+    assert len((workspaces[1] / f"training_stats/{tr_name}/stats.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_distributing_without_jax_and_with_half_of_the_variables(tmp_path):
