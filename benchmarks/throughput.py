@@ -79,28 +79,28 @@ def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = "
 def measure_preparation(corpus: Path, out: Path) -> None:
     """Print what the three steps of preparation cost for 500 and 2000 mixtures, on one core and on all.
 
-    Best of 3 runs each, taken in turns, because the system may need more or less time to find memory and disk
-    space for 1.2 MB of files a mixture. Every run writes new folders, which are removed in the end: a file system may
-    be slow to make files for some minutes after thousands were removed.
+    Three runs each, taken in turns: on a virtual machine, the system may need much longer to find memory for new files
+    in one minute than in the next. The ratio to one job is the median of those of neighbouring runs. Every run
+    writes new folders, which are removed in the end, because a file system may be slow to make files for some
+    minutes after thousands were removed.
     """
     done = set(out.glob("prepared_*"))
-    kinds = [(n_mixtures, n_jobs) for n_mixtures in (500, 2000) for n_jobs in (1, n_cores())]
-    runs = {kind: [] for kind in kinds}
+    sizes, jobs = (500, 2000), (1, n_cores())
+    runs = {(n_mixtures, n_jobs): [] for n_mixtures in sizes for n_jobs in jobs}
     for repeat in range(3):
-        for kind in kinds:
-            runs[kind].append(prepare(corpus, out, *kind, f"_{repeat}"))
+        for kind, of_kind in runs.items():
+            of_kind.append(prepare(corpus, out, *kind, f"_{repeat}"))
     print("| preparation | jobs | s, best and worst | times real time | ms a mixture | to 500 | to one job | peak MB |")
     print("|---|---|---|---|---|---|---|---|")
-    best = {kind: min(runs[kind]) for kind in kinds}
-    for n_mixtures, n_jobs in kinds:
-        (seconds, memory), n_seconds = best[n_mixtures, n_jobs], n_mixtures * CUT_S
-        worst, _ = max(runs[n_mixtures, n_jobs])
-        growth = seconds / n_mixtures / (best[500, n_jobs][0] / 500)
-        gain = best[n_mixtures, 1][0] / seconds
+    for (n_mixtures, n_jobs), of_kind in runs.items():
+        seconds, memory = (np.array(values) for values in zip(*of_kind, strict=True))
+        alone = np.array([second for second, _ in runs[n_mixtures, 1]])
+        per_mixture = 1000 * seconds.min() / n_mixtures
+        growth = per_mixture / (1000 * min(runs[500, n_jobs])[0] / 500)
+        real_time = " to ".join(f"{n_mixtures * CUT_S / value:.0f}" for value in (seconds.max(), seconds.min()))
         print(
-            f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | {seconds:.2f}, {worst:.2f} | "
-            f"{n_seconds / seconds:.0f} | {1000 * seconds / n_mixtures:.2f} | {growth:.2f} | {gain:.2f} | "
-            f"{memory:.0f} |"
+            f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | {seconds.min():.2f}, {seconds.max():.2f} | "
+            f"{real_time} | {per_mixture:.2f} | {growth:.2f} | {np.median(alone / seconds):.2f} | {memory.max():.0f} |"
         )
     for workspace in set(out.glob("prepared_*")) - done:
         shutil.rmtree(workspace)
@@ -150,14 +150,18 @@ def long_packed(source: Path, workspace: Path, hours: float) -> None:
     shutil.copy(source / place / "scaler.npz", workspace / place / "scaler.npz")
 
 
-def step_rate(training, batches, n_steps: int = N_STEPS) -> float:
-    """Return training steps a second on batches of an iterator, after some to warm up."""
+def step_rate(training, batches, n_steps: int = N_STEPS) -> tuple[float, float]:
+    """Return training steps a second on batches of an iterator, after some to warm up, and the share of time waited."""
     for _ in range(8):
         training.step(next(batches))
-    began = time.perf_counter()
+    waited, began = 0.0, time.perf_counter()
     for _ in range(n_steps):
-        training.step(next(batches))
-    return n_steps / (time.perf_counter() - began)
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        training.step(batch)
+    seconds = time.perf_counter() - began
+    return n_steps / seconds, waited / seconds
 
 
 def measure_training(corpus: Path, out: Path) -> None:
@@ -179,7 +183,7 @@ def measure_training(corpus: Path, out: Path) -> None:
             (workspace / name).symlink_to((packed_from / name).resolve())
     recipe = resolve_recipe("original", [0.0], None, None, None, None)
     speech, noise = str(corpus / "train_speech"), str(corpus / "train_noise_free")
-    print("| training, 2048 units, batch 500 | steps a second | ratio to bare |\n|---|---|---|")
+    print("| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n|---|---|---|---|")
     with contextlib.ExitStack() as stack:
         share = Share()
         packed = packed_sets(stack, str(workspace), 0, recipe, 0, 0.0, share)
@@ -188,9 +192,9 @@ def measure_training(corpus: Path, out: Path) -> None:
             training, batches = Training(str(workspace), "benchmark", chosen, sets, 0), sets.batches(0)
             fixed = next(batches)
             rates = [(step_rate(training, itertools.repeat(fixed)), step_rate(training, batches)) for _ in range(2)]
-            bare, real = np.max(rates, axis=0)
-            print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 |")
-            print(f"| {name} | {real:.2f} | {real / bare:.3f} |", flush=True)
+            (bare, _), (real, waited) = (max(of_kind) for of_kind in zip(*rates, strict=True))
+            print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 | |")
+            print(f"| {name} | {real:.2f} | {real / bare:.3f} | {100 * waited:.1f} % |", flush=True)
             batches.close()
 
 
