@@ -179,7 +179,7 @@ def _resampled_length(n_samples: int, rate: int) -> int:
 
 def _unreadable(path: str, error: Exception) -> InputError:
     reason = str(error).split(": ", 1)[-1].strip() or "decoding failed"
-    expected = "expected WAV, uncompressed SPHERE, FLAC or OGG"
+    expected = "expected WAV, FLAC, OGG, MP3, uncompressed SPHERE or another format of libsndfile"
     return InputError(f"{path} is not readable as audio ({reason}); {expected}: convert or remove it")
 
 

@@ -117,7 +117,7 @@ class Progress:
         before, self._done = self._done, self._done + amount
         if self._bar is not None:
             self._bar.update(amount)
-        elif int(10 * self._done / self._total) > int(10 * before / self._total):
+        elif int(10 * self._done / self._total) > int(10 * before / self._total) and round(self._done) > round(before):
             print(f"{self._what} {self._done:.0f}/{self._total}", flush=True)
 
 

@@ -50,7 +50,7 @@ def test_a_model_of_one_backend_enhances_alike_on_another(backend, trained, tmp_
 
 @pytest.mark.parametrize("name", ["original", "default", "xu2015_multi"])
 @pytest.mark.parametrize("backend", OTHERS)
-def test_each_backend_trains_resumes_and_its_models_load_here(backend, name, prepared, test_set, tmp_path):  # noqa: F811
+def test_each_backend_trains_resumes_and_its_models_load_here(backend, name, prepared, test_set, tmp_path):
     source, tr_name = (test_set, "-5dbto15db") if name == "default" else (prepared, "0db")
     names = ["packed_features", "mixed_audios", "mixture_csvs", "features"]
     recipe = write_recipe(tmp_path / "small.toml", name)
@@ -75,7 +75,7 @@ def test_each_backend_trains_resumes_and_its_models_load_here(backend, name, pre
     ("kind", "made"), [("processes", "on the fly"), ("processes", "packed"), ("devices", "on the fly")]
 )
 @needs("jax")
-def test_several_processes_or_devices_get_the_weights_of_one(kind, made, prepared, test_set, tmp_path):  # noqa: F811
+def test_several_processes_or_devices_get_the_weights_of_one(kind, made, prepared, test_set, tmp_path):
     source, tr_name = (prepared, "0db") if made == "packed" else (test_set, "-5dbto15db")
     recipe = write_recipe(tmp_path / "small.toml", "original" if made == "packed" else "default", weight_average=0.9)
     flags = ["--n_iterations", 12, "--eval_every", 6, "--save_every", 6, "--valid_fraction", 0.3]

@@ -305,7 +305,7 @@ def test_bad_flags_and_models_get_a_line(model, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_no_output(model, small_disk, tmp_path, capsys):  # noqa: F811
+def test_a_full_disk_leaves_no_output(model, small_disk, tmp_path, capsys):
     (small_disk / "fill").write_bytes(bytes(600_000))
     for name in ("a.wav", "a.flac"):
         soundfile.write(tmp_path / name, noise(300_000), 16000)
