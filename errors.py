@@ -20,6 +20,7 @@ class MissingFileError(InputError, FileNotFoundError):
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and run this step again",
     errno.EDQUOT: "the disk quota is used up; free some space and run this step again",
+    errno.EFBIG: "it would be larger than the file system allows; take less data or another disk",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission; choose another folder or change the permissions",
     errno.EPERM: "no permission; choose another folder or change the permissions",

@@ -53,7 +53,7 @@ def _keep_freed_memory() -> None:
 
 
 def _start_worker() -> None:
-    """Let this process end when the one that started it was killed; otherwise it would wait for work for ever."""
+    """Keep freed memory, and end when the process that started this one was killed, instead of waiting for ever."""
     import multiprocessing
 
     _keep_freed_memory()

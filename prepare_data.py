@@ -12,7 +12,7 @@ import numpy as np
 from command_line import add_step, decibels, positive_int, run_step, track
 from config import n_overlap, n_window, sample_rate, stft_settings
 from draws import draw_noises, draw_segment
-from errors import InputError
+from errors import InputError, require_file
 from parallel import in_processes, in_threads
 from workspace import (
     Mixture,
@@ -230,7 +230,7 @@ def pack_features(
     Raises:
       InputError: n_concat is even, or features are missing or belong to another mixture CSV.
     """
-    from mixture_features import n_frames_of
+    from mixture_features import check_features, n_frames_of
     from recipe import load_recipe, with_n_concat
     from safe_files import new_hdf5
 
@@ -240,6 +240,9 @@ def pack_features(
     if n_hop < 1:
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
     mixtures = read_mixtures(workspace, data_type)
+    for mixture in mixtures:
+        require_file(features_path(workspace, data_type, snr, mixture.name), "calculate_mixture_features")
+    check_features(workspace, data_type, snr, max(mixtures, key=n_frames_of))  # before it is given disk space
     n_segs = [-(-n_frames_of(mixture) // n_hop) for mixture in mixtures]
     first_rows = np.cumsum([0, *n_segs[:-1]])
     path = packed_path(workspace, data_type, snr)

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import io
 import math
+import mmap
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from errors import InputError, foreseen_disk_error, require_file
 
 if TYPE_CHECKING:
     import h5py
+
+MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
 
 
 @contextlib.contextmanager
@@ -85,22 +89,19 @@ class Hdf5Rows:
       path: of the file.
       starts: by dataset, where its first row lies, in bytes.
       widths: by dataset, bytes of a row.
-      is_reserved: whether the file has its space on the disk.
     """
 
-    def __init__(self, path: str, starts: dict[str, int], widths: dict[str, int], is_reserved: bool):
-        self._path, self._starts, self._widths, self._is_reserved = path, starts, widths, is_reserved
+    def __init__(self, path: str, starts: dict[str, int], widths: dict[str, int]):
+        self._path, self._starts, self._widths = path, starts, widths
 
     def write(self, name: str, first: int, rows: np.ndarray) -> None:
         """Write float32 rows of the dataset `name` from row `first` on."""
         content = np.ascontiguousarray(rows, np.float32)
         start = self._starts[name] + int(first) * self._widths[name]
-        if self._is_reserved:  # processes that write to the file would wait for each other, but not in its memory map
-            np.memmap(self._path, np.float32, "r+", start, content.shape)[...] = content
-            return
-        with open(self._path, "r+b") as file:  # a memory map would crash the interpreter when the disk fills up
-            file.seek(start)
-            file.write(content.data)
+        with open(self._path, "r+b") as file:
+            if not _copy_into_map(file.fileno(), start, content):
+                file.seek(start)
+                file.write(content.data)
 
     def set_attribute(self, name: str, value: str) -> None:
         """Give an attribute of the file another value of the same length."""
@@ -108,6 +109,25 @@ class Hdf5Rows:
 
         with h5py.File(self._path, "r+") as hdf5:
             hdf5.attrs.modify(name, value)
+
+
+def _copy_into_map(descriptor: int, start: int, content: np.ndarray) -> bool:
+    """Copy an array into a file through a memory map: processes that write() to one file wait for each other.
+
+    Returns:
+      False where the system cannot map the file, or has no space for it; then nothing is copied.
+    """
+    if sys.platform != "linux":
+        return False
+    before = start % mmap.ALLOCATIONGRANULARITY
+    try:
+        with mmap.mmap(descriptor, before + content.nbytes, offset=start - before) as pages:
+            # Finds space for all pages now, or says that there is none; the copying would end the process for it.
+            pages.madvise(MADV_POPULATE_WRITE)
+            pages[before:] = content.data.cast("B")
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -131,30 +151,26 @@ def new_hdf5(
             hdf5[name] = array
         for name, shape in shapes.items():
             hdf5.create_dataset(name, shape, dtype=np.float32)
-    n_bytes = structures.tell() + sum(4 * math.prod(map(int, shape)) for shape in shapes.values()) + 4096
+    n_bytes = len(structures.getvalue()) + sum(4 * math.prod(map(int, shape)) for shape in shapes.values()) + 4096
     with replacing(path) as temporary:
-        with open(temporary, "wb") as file:
+        with open(temporary, "w+b") as file:  # where the system cannot reserve, the C library reads and writes
             file.write(structures.getvalue())
             file.flush()
-            is_reserved = _reserve(file.fileno(), n_bytes)
+            _reserve(file.fileno(), n_bytes)
         with h5py.File(temporary, "r+") as hdf5:
             for name in shapes:
                 hdf5[name][:1] = 0  # the library chooses the place of the dataset
             starts = {name: hdf5[name].id.get_offset() for name in shapes}
         widths = {name: 4 * math.prod(map(int, shape[1:])) for name, shape in shapes.items()}
-        yield Hdf5Rows(temporary, starts, widths, is_reserved)
+        yield Hdf5Rows(temporary, starts, widths)
 
 
-def _reserve(descriptor: int, n_bytes: int) -> bool:
-    """Reserve disk space for a file, so that a full disk is found before the file is filled.
-
-    Returns:
-      False where the system cannot reserve; then so much was free.
-    """
+def _reserve(descriptor: int, n_bytes: int) -> None:
+    """Reserve disk space for a file, so that a full disk is found before the file is filled."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, n_bytes)
-            return True
+            return
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
@@ -162,7 +178,6 @@ def _reserve(descriptor: int, n_bytes: int) -> bool:
     disk = os.fstatvfs(descriptor)
     if disk.f_bavail * disk.f_frsize < n_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return False
 
 
 @contextlib.contextmanager

@@ -83,6 +83,11 @@ def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_f
         return PackedData(some_files, rows, n_concat, scaler, recipe.training.batch_size, *shared)
 
     train_set = packed(files, train_rows, share)
+    if min(recipe.training.batch_size, train_set.n_segs) < share.n_devices:
+        found = f"{recipe.training.batch_size} of {train_set.n_segs} windows"
+        raise InputError(
+            f"a batch of {found} cannot be shared by {share.n_devices} devices; give a larger --batch_size"
+        )
     sampled = {"tr_loss": train_set, "te_loss": packed(test_files, whole_test)}
     if valid_fraction > 0:
         sampled["valid_loss"] = packed(files, valid_rows)

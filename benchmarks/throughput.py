@@ -45,8 +45,9 @@ def run(script: str, step: str, *flags) -> tuple[float, float]:
 
 def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
     """Write n_cuts pieces of 3 s of the training speech; a piece begins where 5/6 of the one before are over."""
-    if folder.exists():
+    if len(list(folder.glob("*.flac"))) == n_cuts:
         return
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     names, n_done = list_audio(str(corpus / "train_speech"), "speech"), 0
     for name in names:
@@ -91,7 +92,7 @@ def measure_preparation(corpus: Path, out: Path) -> None:
     runs = {(n_mixtures, n_jobs): [] for n_mixtures in sizes for n_jobs in jobs}
     for repeat in range(3):
         for kind, of_kind in runs.items():
-            of_kind.append(prepare(corpus, out, *kind, f"_{repeat}"))
+            of_kind.append(prepare(corpus, out, *kind, f"_{os.getpid()}_{repeat}"))
     print("| preparation | jobs | s, best and worst | times real time | ms a mixture | to 500 | to one job | peak MB |")
     print("|---|---|---|---|---|---|---|---|")
     for (n_mixtures, n_jobs), of_kind in runs.items():

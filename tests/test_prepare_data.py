@@ -1,6 +1,7 @@
 """The preparation steps, through their commands, on the mini data."""
 
 import json
+import os
 import shutil
 
 import h5py
@@ -12,6 +13,7 @@ from conftest import MINI, calculate, create, files_below, pack, prepare, run, r
 from audio_files import read_audio
 from draws import draw_noises, draw_segment
 from features import context_windows, log_magnitude, mix_at_snr, root_mean_square, stft
+from safe_files import new_hdf5
 from workspace import Mixture, features_path, packed_path, read_mixtures, scaler_path, snr_name
 
 
@@ -201,9 +203,21 @@ def test_many_processes_write_the_same_bytes_as_one(tmp_path):
     assert one == two == three and len(one) == 1 + 2 * 12 + 2
 
 
-def test_file_systems_that_cannot_reserve_space_get_the_same_file(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacks", ["space that is reserved", "memory maps that are filled"])
+def test_file_systems_that_can_do_less_get_the_same_file(lacks, prepared, tmp_path, monkeypatch):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     expected = (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes()
-    monkeypatch.delattr("os.posix_fallocate")
-    assert pack(tmp_path) == 0
+    if lacks == "space that is reserved":
+        monkeypatch.delattr("os.posix_fallocate")
+    else:
+        monkeypatch.setattr("safe_files.MADV_POPULATE_WRITE", 999)  # refused, as by an older Linux
+    assert pack(tmp_path, "train", 0, "--n_jobs", 1) == 0
     assert (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space")
+def test_the_space_of_a_packed_file_is_reserved(tmp_path):
+    shapes, arrays = {"x": (1000, 7, 257), "y": (1000, 257)}, {"first_rows": np.arange(20000)}
+    with new_hdf5(str(tmp_path / "data.h5"), shapes, {"fingerprint": "none"}, arrays):
+        status = os.stat(tmp_path / ".tmp-data.h5")
+        assert 512 * status.st_blocks >= status.st_size > 4 * 1000 * 8 * 257 + 8 * 20000
