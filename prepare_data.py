@@ -249,7 +249,7 @@ def pack_features(
     n_rows, n_outputs = settings.input.n_concat + settings.input.n_statistics, targets_shape(settings)
     shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
     attributes = packed_attributes(settings, snr, n_hop, len(mixtures))
-    content = hashlib.sha256(repr(attributes).encode())
+    content = hashlib.sha256(repr(attributes).encode())  # another for any other data
     with new_hdf5(path, shapes, {**attributes, "fingerprint": content.hexdigest()}, {"first_rows": first_rows}) as rows:
         jobs = zip(mixtures, first_rows, strict=True)
         pack = functools.partial(pack_mixture, workspace, data_type, snr, settings, n_hop, rows)
