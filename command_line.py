@@ -43,8 +43,8 @@ def add_step(steps, step, summary: str) -> argparse.ArgumentParser:
 def decibels(text: str) -> float:
     """Read a number of decibels from a flag; beyond 200 dB one of the signals would vanish in rounding."""
     value = float(text)
-    if not abs(value) <= 200:
-        raise argparse.ArgumentTypeError(f"expected a number from -200 to 200 dB, found {text}")
+    if not (abs(value) <= 200 or value == math.inf):
+        raise argparse.ArgumentTypeError(f"expected a number from -200 to 200 dB, or inf for clean, found {text}")
     return value + 0.0  # no negative zero
 
 

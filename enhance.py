@@ -132,11 +132,12 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
     Raises:
       InputError: the file cannot be read to its end, or the output cannot be written.
     """
+    peaks = peaks_of(source) if settings.recipe.input.level_window_s == 0 else None
     with opened(source) as file, replacing(target) as temporary:
         kind = {"format": file.format, "subtype": file.subtype, "endian": file.endian}
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = (channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES))
-        enhanced = enhanced_at_rate(model, settings, blocks, file.samplerate, file.channels, smallest_gain)
+        enhanced = enhanced_at_rate(model, settings, blocks, file.samplerate, file.channels, smallest_gain, peaks)
         with open(temporary, "wb"):  # libsndfile does not say why it cannot write
             pass
         try:
@@ -155,6 +156,21 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
             raise InputError(f"{target} cannot be written ({error or 'the disk is full'}); free some space") from error
 
 
+def peaks_of(source: str) -> list[float]:
+    """Return the largest absolute value of each channel of a file at the model's sample rate.
+
+    The file is read to its end, so that enhancing it reads it twice.
+    """
+    with opened(source) as file:
+        blocks = (channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES))
+        if file.samplerate != sample_rate:
+            blocks = Band(blocks, file.samplerate, file.channels, keeps_top=False).resampled()
+        peaks = np.zeros(file.channels)
+        for block in blocks:
+            peaks = np.maximum(peaks, np.abs(block).max(axis=0, initial=0))
+    return peaks.tolist()
+
+
 def check_written(path: str, n_samples: int) -> None:
     """Raise soundfile.SoundFileError unless a file that was just written has all its samples."""
     found = soundfile.info(path).frames  # more, where a codec fills up its last block
@@ -163,7 +179,7 @@ def check_written(path: str, n_samples: int) -> None:
 
 
 def enhanced_at_rate(
-    model, settings, blocks: Iterator[np.ndarray], rate: int, n_channels: int, smallest_gain: float
+    model, settings, blocks: Iterator[np.ndarray], rate: int, n_channels: int, smallest_gain: float, peaks=None
 ) -> Iterator[np.ndarray]:
     """Enhance blocks of (n_samples, n_channels) at any sample rate; as many samples come out as went in.
 
@@ -171,11 +187,13 @@ def enhanced_at_rate(
     """
     if rate == sample_rate:
         counted = Counted(blocks)
-        enhanced = (samples for samples, _ in enhanced_blocks(model, settings, counted, n_channels, smallest_gain))
+        enhanced = (
+            samples for samples, _ in enhanced_blocks(model, settings, counted, n_channels, smallest_gain, peaks)
+        )
         yield from cut_to(counted, enhanced)
         return
     band = Band(blocks, rate, n_channels)
-    pairs = enhanced_blocks(model, settings, band.resampled(), n_channels, smallest_gain)
+    pairs = enhanced_blocks(model, settings, band.resampled(), n_channels, smallest_gain, peaks)
     yield from cut_to(band.counted, band.restored(pairs))
 
 
@@ -214,10 +232,12 @@ class Band:
       blocks: (n_samples, n_channels) each.
       rate: their sample rate in Hz.
       n_channels: how many.
+      keeps_top: whether `restored` will be called.
     """
 
-    def __init__(self, blocks: Iterator[np.ndarray], rate: int, n_channels: int):
+    def __init__(self, blocks: Iterator[np.ndarray], rate: int, n_channels: int, keeps_top: bool = True):
         self.counted = Counted(blocks)
+        self._keeps_top = keeps_top and rate > sample_rate
         self._rate, self._n_channels = rate, n_channels
         self._full: list[np.ndarray] = []  # blocks as they came, while they are needed
         self._low: list[np.ndarray] = []  # the same in the model's band
@@ -233,7 +253,7 @@ class Band:
         down = self._resampler(sample_rate, self._n_channels)
         for block in self.counted:
             low = down.resample_chunk(block)
-            if self._rate > sample_rate:
+            if self._keeps_top:
                 self._full.append(block)
                 self._low.append(low)
             yield low

@@ -15,26 +15,47 @@ def root_mean_square(audio: np.ndarray) -> float:
     return float(np.sqrt(np.mean(audio**2)))
 
 
+def peak(audio: np.ndarray) -> float:
+    """Return the largest absolute value of audio of any shape; 0 where there is none."""
+    return float(max(audio.max(), -audio.min())) if audio.size else 0.0
+
+
+def level_gain(peak_of_recording: float) -> float:
+    """Return the factor that brings a recording to the level of all features: a peak of 1.
+
+    This is the one definition of the level. Mixtures are scaled by it when they are made, on disk
+    and on the fly; recordings are when they are enhanced with a recipe that does not normalise the level
+    in a window (level_window_s = 0). Silence keeps its level.
+    """
+    return 1 / peak_of_recording if peak_of_recording > 0 else 1.0
+
+
 def mix_at_snr(
-    speech: np.ndarray, noise: np.ndarray, snr: float
+    speech: np.ndarray, noise: np.ndarray, snr: float, speech_rms: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Mix speech and noise at a signal-to-noise ratio and scale the mixture to a peak of 1.
 
     It is the *speech* that is scaled to reach the ratio, over the whole utterance:
     20 lg(rms(speech) / rms(noise)) = snr. Then all three signals are multiplied by
-    alpha = 1 / max|mixture|.
+    alpha = 1 / max|mixture|. At an infinite ratio, and with silent noise, the mixture is clean speech.
 
     Args:
-      speech, noise: (n_samples,) float, neither silent.
-      snr: signal-to-noise ratio in dB.
+      speech, noise: (n_samples,) float.
+      snr: signal-to-noise ratio in dB; inf is clean speech.
+      speech_rms: root mean square of the whole utterance where `speech` is a part of it; None: of `speech`.
     Returns:
       mixture, speech, noise, each (n_samples,) and scaled such that mixture = speech + noise;
       scaling_factor, what the speech was multiplied by before alpha; and alpha.
     """
-    scaling_factor = 10 ** (snr / 20) * root_mean_square(noise) / root_mean_square(speech)
+    noise_rms = root_mean_square(noise)
+    scaling_factor = 1.0
+    if np.isinf(snr) or noise_rms == 0:
+        noise = np.zeros_like(noise)
+    else:
+        scaling_factor = 10 ** (snr / 20) * noise_rms / (speech_rms or root_mean_square(speech))
     speech = scaling_factor * speech
     mixture = speech + noise
-    alpha = 1 / float(max(mixture.max(), -mixture.min()))
+    alpha = level_gain(peak(mixture))
     mixture *= alpha
     speech *= alpha
     return mixture, speech, alpha * noise, scaling_factor, alpha
@@ -73,9 +94,15 @@ def pad_to_whole_frames(audio: np.ndarray, n_window: int, n_overlap: int) -> np.
     return np.pad(audio, (0, n_missing))
 
 
-def log_magnitude(spectrum: np.ndarray) -> np.ndarray:
-    """Return ln(|spectrum| + 1e-8); of complex spectra or of magnitudes, any shape."""
-    return np.log(np.abs(spectrum) + log_epsilon)
+def log_magnitude(spectrum: np.ndarray, floor_db: float = 0.0) -> np.ndarray:
+    """Return ln(|spectrum| + 1e-8) of complex spectra or of magnitudes, any shape.
+
+    With a floor, magnitudes that lie more than floor_db dB below 1 are raised to there; 0 sets none.
+    """
+    magnitude = np.abs(spectrum)
+    if floor_db > 0:
+        magnitude = np.maximum(magnitude, 10 ** (-floor_db / 20))
+    return np.log(magnitude + log_epsilon)
 
 
 def context_windows(frames: np.ndarray, n_concat: int, n_hop: int) -> np.ndarray:

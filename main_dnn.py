@@ -36,6 +36,7 @@ def train(
     lr: float | None = None,
     n_iterations: int | None = None,
     batch_size: int | None = None,
+    precision: str | None = None,
     eval_every: int = 1000,
     save_every: int = 5000,
     keep: int | None = None,
@@ -67,6 +68,7 @@ def train(
       lr: learning rate.
       n_iterations: training steps, one batch each.
       batch_size: frames in a batch.
+      precision: of products and activations, "float32" or "bfloat16", where the machine has it.
       eval_every, save_every: steps between evaluations and between saved models.
       keep: how many of the saved models to keep; None keeps all.
       seed: of the first weights, dropout, the order of the batches and the draws on the fly.
@@ -85,7 +87,8 @@ def train(
     from training_sets import on_the_fly_sets, packed_sets, resolve_recipe, say_device, training_name
 
     share = start_distribution() if distribute else Share()
-    chosen = resolve_recipe(recipe, tr_snr, tr_snr_range, lr, n_iterations, batch_size)
+    schedule = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size, "precision": precision}
+    chosen = resolve_recipe(recipe, tr_snr=tr_snr, tr_snr_range=tr_snr_range, **schedule)
     tr_name = training_name(chosen)
     with contextlib.ExitStack() as stack:
         if on_the_fly:
@@ -94,7 +97,7 @@ def train(
             )
         else:
             chosen, sets = packed_sets(stack, workspace, te_snr, chosen, seed, valid_fraction, share)
-        say_device(share)
+        say_device(share, chosen.training.precision)
         training = Training(workspace, tr_name, chosen, sets, seed, share, tensorboard)
         if resume:
             training.load_state()
@@ -158,14 +161,15 @@ def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
 
     The last partial frame is completed with zeros, so no sample is lost.
     """
-    from features import pad_to_whole_frames, stft
+    from features import level_gain, pad_to_whole_frames, peak, stft
     from network import estimate_magnitude
     from spectrogram_to_wave import recover_wav
 
-    mixture_stft = stft(pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
+    gain = level_gain(peak(mixed)) if settings.recipe.input.level_window_s == 0 else 1.0
+    mixture_stft = stft(gain * pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
     magnitude = estimate_magnitude(model, settings, mixture_stft)
     wave = recover_wav(magnitude, mixture_stft, n_overlap, np.hamming, len(mixed))
-    return wave * np.sqrt(np.sum(np.hamming(n_window) ** 2))  # stft divided by it
+    return wave * (np.sqrt(np.sum(np.hamming(n_window) ** 2)) / gain)  # stft divided by the window's root energy
 
 
 def draw_spectrograms(workspace: str, te_snr: float, mixture: Mixture, mixed: np.ndarray, enhanced: np.ndarray) -> None:
@@ -270,6 +274,7 @@ def add_training_flags(training: argparse.ArgumentParser) -> None:
     add("--lr", type=positive_float, help="learning rate of Adam, per iteration; default: the recipe's")
     add("--n_iterations", type=positive_int, help="training steps, one batch each; default: the recipe's")
     add("--batch_size", type=positive_int, help="frames in a batch; default: the recipe's")
+    add("--precision", choices=["float32", "bfloat16"], help="of products while training; default: the recipe's")
     add("--eval_every", type=positive_int, default=1000, help="iterations between evaluations")
     add("--save_every", type=positive_int, default=5000, help="iterations between saved models")
     add("--keep", type=positive_int, help="how many of the saved models to keep; default: all")

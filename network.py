@@ -76,59 +76,94 @@ class Settings:
     gv_beta: float = 1.0
 
 
-def build_network(recipe: Recipe, n_freq: int, seed: int):
+def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "float32"):
     """Build the network of a recipe with random weights.
 
     It slides over frames: with n_concat frames it makes one answer, with n more frames n more
     answers. Each is that of hidden layers on the window of n_concat frames, flattened, and the
     statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a kernel of
     their own in the first layer, so that its product with them is made once for all frames that they serve.
+    With `residual` the log magnitude is what the last layer adds to the centre frame.
 
     Args:
       recipe: sections [input], [network] and [target].
       n_freq: frequency bins of a frame.
       seed: of the first weights and of dropout.
+      precision: of products and activations; with "bfloat16" weights, inputs and outputs still are float32.
     Returns:
       keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
       statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of n_freq
       side by side for "log_magnitude_and_mask".
     """
-    layers = import_keras().layers
-    glorot, uniform = import_keras().initializers.GlorotUniform, import_keras().initializers.RandomUniform
-    settings, n_concat = recipe.network, recipe.input.n_concat
-    seeds = np.random.SeedSequence(seed).generate_state(2 * settings.hidden_layers + 8)
-    seeds = iter((seeds % 2**31).tolist())  # PyTorch takes no larger ones
-    frames = layers.Input((None, n_freq), name="frames")
-    rows = [layers.Cropping1D((i, n_concat - 1 - i))(frames) for i in range(n_concat)]
-    parts = [layers.Concatenate()(rows) if n_concat > 1 else rows[0]]
-    if recipe.input.n_statistics:
-        statistics = layers.Input((None, recipe.input.n_statistics * n_freq), name="statistics")
-        parts.append(statistics)
-    inputs = [frames, *parts[1:]]
-    if settings.input_dropout > 0:
-        parts = [layers.Dropout(settings.input_dropout, seed=next(seeds))(part) for part in parts]
-    # Glorot's uniform distribution for all inputs of the first layer together.
-    limit = np.sqrt(6 / (sum(part.shape[-1] for part in parts) + settings.hidden_units))
-    hidden = parts[0]
-    for number in range(settings.hidden_layers):
-        first_of_two = number == 0 and len(parts) > 1
-        kernel = uniform(-limit, limit, next(seeds)) if first_of_two else glorot(seed=next(seeds))
-        hidden = layers.Dense(settings.hidden_units, kernel_initializer=kernel)(hidden)
-        if first_of_two:
-            kernel = uniform(-limit, limit, next(seeds))
-            of_statistics = layers.Dense(settings.hidden_units, use_bias=False, kernel_initializer=kernel)(parts[1])
-            hidden = layers.Add()([hidden, of_statistics])
-        if settings.layer_normalization:
-            hidden = layers.LayerNormalization()(hidden)
-        hidden = layers.Activation(settings.activation)(hidden)
-        if settings.dropout > 0:
-            hidden = layers.Dropout(settings.dropout, seed=next(seeds))(hidden)
+    make = Layers(recipe, seed, "mixed_bfloat16" if precision == "bfloat16" else "float32")
+    n_concat, n_statistics = recipe.input.n_concat, recipe.input.n_statistics
+    frames = make("Input", (None, n_freq), name="frames", dtype="float32")
+    rows = [make("Cropping1D", (i, n_concat - 1 - i))(frames) for i in range(n_concat)]
+    parts = [make("Concatenate")(rows) if n_concat > 1 else rows[0]]
+    if n_statistics:
+        parts.append(make("Input", (None, n_statistics * n_freq), name="statistics", dtype="float32"))
+    hidden = make.hidden_layers(parts)
     answers = []
     if recipe.target.output != "mask":
-        answers.append(layers.Dense(n_freq, kernel_initializer=glorot(seed=next(seeds)))(hidden))
+        estimate = make.dense(n_freq)(hidden)
+        if recipe.network.residual:
+            centre = make("Cropping1D", (n_concat // 2, n_concat // 2), dtype="float32")(frames)
+            estimate = make("Add", dtype="float32")([centre, estimate])
+        answers.append(estimate)
     if recipe.target.output != "log_magnitude":
-        answers.append(layers.Dense(n_freq, activation="sigmoid", kernel_initializer=glorot(seed=next(seeds)))(hidden))
-    return import_keras().Model(inputs, layers.Concatenate()(answers) if len(answers) > 1 else answers[0])
+        answers.append(make.dense(n_freq, activation="sigmoid")(hidden))
+    output = make("Concatenate", dtype="float32")(answers) if len(answers) > 1 else answers[0]
+    if precision == "bfloat16":
+        output = make("Activation", "linear", dtype="float32")(output)
+    return import_keras().Model([frames, *parts[1:]], output)
+
+
+class Layers:
+    """Makes the layers of one network: each random one takes the next seed, all have one precision.
+
+    Args:
+      recipe: section [network].
+      seed: of the first weights and of dropout.
+      precision: Keras' name of the data type that layers compute in.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, precision: str):
+        self._settings, self._precision = recipe.network, precision
+        seeds = np.random.SeedSequence(seed).generate_state(2 * self._settings.hidden_layers + 8)
+        self._seeds = iter((seeds % 2**31).tolist())  # PyTorch takes no larger ones
+
+    def __call__(self, kind: str, *args, **kwargs):
+        """Make a layer of keras.layers."""
+        return getattr(import_keras().layers, kind)(*args, **{"dtype": self._precision, **kwargs})
+
+    def dense(self, n_units: int, limit: float | None = None, **kwargs):
+        """Make a dense layer, with weights of Glorot's uniform distribution or between limits of its own."""
+        initializers, seed = import_keras().initializers, next(self._seeds)
+        kernel = initializers.RandomUniform(-limit, limit, seed) if limit else initializers.GlorotUniform(seed)
+        return self("Dense", n_units, kernel_initializer=kernel, **kwargs)
+
+    def dropout(self, rate: float, tensor):
+        """Switch off a share of a tensor while training."""
+        return self("Dropout", rate, seed=next(self._seeds))(tensor) if rate > 0 else tensor
+
+    def hidden_layers(self, parts: list):
+        """Apply the hidden layers to the windows of frames and, if there are any, the statistics."""
+        settings = self._settings
+        parts = [self.dropout(settings.input_dropout, part) for part in parts]
+        # Glorot's limits for all inputs of the first layer together.
+        limit = np.sqrt(6 / (sum(part.shape[-1] for part in parts) + settings.hidden_units))
+        hidden = parts[0]
+        for number in range(settings.hidden_layers):
+            first_of_two = number == 0 and len(parts) > 1
+            hidden = self.dense(settings.hidden_units, limit if first_of_two else None)(hidden)
+            if first_of_two:
+                of_statistics = self.dense(settings.hidden_units, limit, use_bias=False)(parts[1])
+                hidden = self("Add")([hidden, of_statistics])
+            if settings.layer_normalization:
+                hidden = self("LayerNormalization")(hidden)
+            hidden = self("Activation", settings.activation)(hidden)
+            hidden = self.dropout(settings.dropout, hidden)
+        return hidden
 
 
 def save_model(path: str, model, settings: Settings) -> None:

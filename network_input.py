@@ -5,6 +5,8 @@ recipe says so), and `statistics`, what is known of the noise around each frame.
 window of n_concat frames and the statistics of its centre.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
@@ -25,12 +27,12 @@ def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.nda
     level_window_s seconds around the frame; the window is moved inwards at the ends of a recording.
 
     Args:
-      spectrum: (n_frames, n_freq) complex.
+      spectrum: (n_frames, n_freq) complex, of a recording at the level of features.level_gain.
       settings: the recipe's section [input].
     Returns:
       frames: (n_frames, n_freq); statistics: (n_frames, n_statistics, n_freq), a view that may repeat rows.
     """
-    frames = log_magnitude(spectrum)
+    frames = log_magnitude(spectrum, settings.floor_db)
     n_frames, n_freq = frames.shape
     if settings.noise_estimate == "none":
         return frames, np.empty((n_frames, 0, n_freq), frames.dtype)
@@ -49,7 +51,7 @@ def power_of_frames(spectrum: np.ndarray) -> np.ndarray:
 
 
 def window_estimates(
-    frames: np.ndarray, power: np.ndarray, starts: np.ndarray, width: int, percents: list[float]
+    frames: np.ndarray, power: np.ndarray, starts: np.ndarray, width: int, percents: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the level of each window of `width` frames, and percentiles of each bin in it, less the level.
 
@@ -83,7 +85,7 @@ def estimate_windows(n_frames: int, window_s: float) -> tuple[np.ndarray, int]:
     return np.clip(centres - width // 2, 0, n_frames - width), width
 
 
-def percentiles(rows: np.ndarray, percents: list[float]) -> np.ndarray:
+def percentiles(rows: np.ndarray, percents: Sequence[float]) -> np.ndarray:
     """Return the value of each column that a percentage of the rows does not exceed, (len(percents), n_columns)."""
     ranks = [round(percent / 100 * (len(rows) - 1)) for percent in percents]
     return np.sort(rows.T, axis=1)[:, ranks].T  # faster than np.partition at several ranks
@@ -102,12 +104,12 @@ def targets(mixture_stft: np.ndarray, speech_magnitude: np.ndarray, recipe: Reci
     """Return what the network is to answer.
 
     For the output "log_magnitude" the clean log magnitude, (n_frames, n_freq). A loss through a mask
-    needs the mixture too: then log magnitudes of clean speech and mixture, (n_frames, 2, n_freq),
-    both divided by the speech's root mean square over the whole utterance.
+    needs the mixture too: then log magnitudes of clean speech and mixture, (n_frames, 2, n_freq);
+    for a mask alone both are divided by the speech's root mean square over the whole utterance.
     """
     if recipe.target.output == "log_magnitude":
-        return log_magnitude(speech_magnitude)
+        return log_magnitude(speech_magnitude, recipe.input.floor_db)
     both = np.stack([speech_magnitude, np.abs(mixture_stft)], axis=1)
     if recipe.target.output == "mask":
-        both = both / np.sqrt(np.mean(np.square(speech_magnitude)) + log_epsilon**2)
-    return log_magnitude(both)
+        return log_magnitude(both / np.sqrt(np.mean(np.square(speech_magnitude)) + log_epsilon**2))
+    return log_magnitude(both, recipe.input.floor_db)

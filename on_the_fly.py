@@ -11,7 +11,7 @@ from audio_files import AudioCache
 from config import n_overlap, n_window, sample_rate
 from distribution import Share
 from errors import InputError
-from features import stft
+from features import RunningStatistics, mix_at_snr, root_mean_square, stft
 from network import Scaler
 from network_input import frames_and_statistics, targets
 from parallel import in_order_ahead, n_cores
@@ -89,8 +89,6 @@ class MixtureStream:
 
     def compute_scaler(self, n_blocks: int = 8) -> Scaler:
         """Set and return the scaler, computed on blocks that training does not see."""
-        from features import RunningStatistics
-
         of_frames, of_statistics = RunningStatistics(), RunningStatistics()
         for number in range(n_blocks):
             rng = np.random.default_rng([*self._seed, 1, number])
@@ -142,51 +140,53 @@ class MixtureStream:
     # --- Drawing a mixture ---
 
     def mixture(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a mixture of 5 s.
+        """Draw a mixture of 5 s, made as calculate_mixture_features makes one.
 
-        The speech has unit power over its whole utterance; the noise is scaled to reach the SNR.
+        The SNR is that of the whole utterance to the 5 s of noise.
 
         Returns:
           mixture_stft, (SEGMENT_FRAMES, n_freq) complex64, and speech_magnitude of the same shape.
         """
-        speech = self._speech_spectrum(rng)
-        noise = self._noise_spectrum(rng) * gain(-self._snrs.draw(rng))
-        return speech + noise, np.abs(speech)
+        speech, utterance_rms = self._draw_speech(rng)
+        noise = self._draw_noise(rng)
+        mixed, speech, *_ = mix_at_snr(speech, noise, self._snrs.draw(rng), utterance_rms)
+        return stft(mixed, n_window, n_overlap), np.abs(stft(speech, n_window, n_overlap))
 
-    def _speech_spectrum(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw 5 s of an utterance; from its start where the noise is estimated from the first frames."""
+    def _draw_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        """Draw 5 s of an utterance, from its start where the noise is estimated from the first frames.
+
+        Returns:
+          (SEGMENT_SAMPLES,) float32, and the root mean square of the whole utterance.
+        """
         path = self._speech_paths[rng.integers(len(self._speech_paths))]
         speech = self._cache.read(path)
-        power = np.mean(np.square(speech))
-        if power == 0:
+        rms = root_mean_square(speech)
+        if rms == 0:
             raise InputError(f"{path} is silent, so no SNR can be reached; remove it")
         at_start = self._recipe.input.noise_estimate == "first_frames"
-        return spectrum(segment(speech, SEGMENT_SAMPLES, rng, at_start) / np.sqrt(power))
+        return segment(speech, SEGMENT_SAMPLES, rng, at_start), rms
 
-    def _noise_spectrum(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw 5 s of noise, a recording or made up, as the recipe says; unit power."""
+    def _draw_noise(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw 5 s of noise, a recording or made up, as the recipe says; (SEGMENT_SAMPLES,) float32."""
         settings = self._recipe.training_noise
-        knots = np.interp(BARK / BARK[-1] * 7, np.arange(8), rng.standard_normal(8))
+        knots = rng.standard_normal(8)
         if rng.random() < settings.synthetic:
             slope = rng.uniform(-10, 3)  # dB per octave
-            noise, response_db = rng.standard_normal(SEGMENT_SAMPLES), slope * OCTAVES + 4 * knots
-        else:
-            recording = self._cache.read(self._noise_paths[rng.integers(len(self._noise_paths))])
-            speed = 2 ** rng.uniform(-0.5, 0.5) if settings.speed else 1.0
-            noise = played_at(segment(recording, round(SEGMENT_SAMPLES * speed) + 1, rng), speed)[:SEGMENT_SAMPLES]
-            response_db = settings.equalization_db * knots
-        return with_unit_power(spectrum(noise) * gain(response_db))
-
-
-def spectrum(audio: np.ndarray) -> np.ndarray:
-    """Return the STFT in single precision."""
-    return stft(audio.astype(np.float32), n_window, n_overlap)
+            noise = rng.standard_normal(SEGMENT_SAMPLES, np.float32)
+            return with_response(noise, slope * OCTAVES + 4 * smooth_response(knots))
+        recording = self._cache.read(self._noise_paths[rng.integers(len(self._noise_paths))])
+        speed = 2 ** rng.uniform(-0.5, 0.5) if settings.speed else 1.0
+        n_samples = SEGMENT_SAMPLES if speed == 1 else round(SEGMENT_SAMPLES * speed) + 1
+        noise = played_at(segment(recording, n_samples, rng), speed)[:SEGMENT_SAMPLES]
+        if settings.equalization_db == 0:
+            return noise
+        return with_response(noise, settings.equalization_db * smooth_response(knots))
 
 
 def segment(audio: np.ndarray, n_samples: int, rng: np.random.Generator, at_start: bool = False) -> np.ndarray:
     """Cut n_samples from a random place; audio that is too short is repeated, from a random place in it."""
     n_free = len(audio) - n_samples
-    onset = 0 if at_start else int(rng.integers(n_free + 1 if n_free > 0 else len(audio)))
+    onset = 0 if at_start else int(rng.integers(n_free + 1 if n_free >= 0 else len(audio)))
     if onset + n_samples <= len(audio):
         return audio[onset : onset + n_samples]
     return np.resize(np.roll(audio, -onset), n_samples)
@@ -202,15 +202,22 @@ def played_at(audio: np.ndarray, speed: float) -> np.ndarray:
     return np.pad(resampled, (0, max(0, SEGMENT_SAMPLES - len(resampled))))
 
 
-def gain(decibels: np.ndarray | float) -> np.ndarray:
-    """Return the factor of a gain in dB, limited to 60 dB either way, in single precision; -inf dB is 0."""
-    factor = 10 ** (np.clip(decibels, -60, 60) / 20)
-    return np.where(np.isneginf(decibels), 0, factor).astype(np.float32)
+def smooth_response(knots: np.ndarray) -> np.ndarray:
+    """Return a frequency response through a few values evenly spaced in Bark, (n_freq,)."""
+    return np.interp(BARK / BARK[-1] * (len(knots) - 1), np.arange(len(knots)), knots)
 
 
-def with_unit_power(spectra: np.ndarray) -> np.ndarray:
-    """Scale spectra to a mean power of 1; silence stays silence."""
-    return spectra / (np.sqrt(np.mean(np.square(np.abs(spectra)))) + np.float32(1e-9))
+def with_response(audio: np.ndarray, response_db: np.ndarray) -> np.ndarray:
+    """Filter audio with a frequency response; its phase is kept, its end meets its beginning.
+
+    Args:
+      audio: (n_samples,) float32.
+      response_db: (n_freq,) gains in dB, evenly spaced from 0 Hz to half the sample rate.
+    """
+    spectrum = np.fft.rfft(audio)
+    places = np.linspace(0, len(response_db) - 1, len(spectrum))
+    gain = np.interp(places, np.arange(len(response_db)), 10 ** (np.clip(response_db, -60, 60) / 20))
+    return np.fft.irfft(spectrum * gain.astype(np.float32), len(audio)).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,11 @@ import soundfile
 from enhance import check_signal, enhanced_at_rate, limited
 from errors import InputError, foreseen_disk_error
 
+PEAK_UNKNOWN = (
+    "enhance: this model scales a recording by its peak, which a pipe tells only at its end: it is scaled by the "
+    "peak so far, after 5 s. Give a file to enhance it as the model was trained"
+)
+
 
 def enhance_stream(model, settings, smallest_gain: float) -> None:
     """Enhance a WAV that comes from standard input, and write it to standard output while it comes.
@@ -31,6 +36,8 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
         raise InputError(f"standard input is not a WAV that can be read from a pipe ({error}); convert it") from error
     with file, foreseen_output_errors():
         check_signal("standard input", file.samplerate, file.channels)
+        if settings.recipe.input.level_window_s == 0:
+            print(PEAK_UNKNOWN, file=sys.stderr, flush=True)
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = stream_blocks(file)
         enhanced = enhanced_at_rate(model, settings, blocks, file.samplerate, file.channels, smallest_gain)

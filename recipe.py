@@ -15,11 +15,12 @@ RECIPES_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes"
 class Input:
     """What the network sees; recipes/original.toml explains each name, here and below."""
 
-    n_concat: int
-    level_window_s: float
-    noise_estimate: str
-    first_frames: int
-    percentiles: list
+    n_concat: int = 7
+    level_window_s: float = 0.0
+    floor_db: float = 0.0
+    noise_estimate: str = "none"
+    first_frames: int = 6
+    percentiles: tuple = ()
 
     @property
     def n_statistics(self) -> int:
@@ -31,74 +32,77 @@ class Input:
 class Network:
     """Layers and regularisation."""
 
-    hidden_layers: int
-    hidden_units: int
-    activation: str
-    layer_normalization: bool
-    input_dropout: float
-    dropout: float
+    hidden_layers: int = 3
+    hidden_units: int = 2048
+    activation: str = "relu"
+    layer_normalization: bool = False
+    residual: bool = False
+    input_dropout: float = 0.0
+    dropout: float = 0.2
 
 
 @dataclass(frozen=True)
 class Target:
     """What the network is to answer, and the loss."""
 
-    output: str
-    loss: str
-    compression: float
-    loudness_weight: float
-    mask_weight: float
+    output: str = "log_magnitude"
+    loss: str = "mean_absolute_error"
+    compression: float = 0.3
+    loudness_weight: float = 0.0
+    mask_weight: float = 0.0
 
 
 @dataclass(frozen=True)
 class Training:
     """Mixtures and schedule."""
 
-    snr_db: list
-    snr_range_db: list
-    learning_rate: float
-    warm_up: int
-    cosine_decay: bool
-    clip_norm: float
-    weight_average: float
-    batch_size: int
-    n_iterations: int
+    snr_db: tuple = (0.0,)
+    snr_range_db: tuple = ()
+    learning_rate: float = 1e-4
+    warm_up: int = 0
+    cosine_decay: bool = False
+    clip_norm: float = 0.0
+    weight_average: float = 0.0
+    precision: str = "float32"
+    batch_size: int = 500
+    n_iterations: int = 10000
 
 
 @dataclass(frozen=True)
 class TrainingNoise:
     """Changes to the noise of mixtures that are made on the fly."""
 
-    speed: bool
-    synthetic: float
-    equalization_db: float
+    speed: bool = False
+    synthetic: float = 0.0
+    equalization_db: float = 0.0
 
 
 @dataclass(frozen=True)
 class Postprocessing:
     """What is done to the network's answer."""
 
-    global_variance: bool
-    keep_noisy_above: float
-    keep_estimate_below: float
+    global_variance: bool = False
+    keep_noisy_above: float = 1.0
+    keep_estimate_below: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All sections of a recipe file."""
+    """All sections of a recipe file; what it does not name is as in recipes/original.toml."""
 
-    input: Input
-    network: Network
-    target: Target
-    training: Training
-    training_noise: TrainingNoise
-    postprocessing: Postprocessing
+    input: Input = Input()
+    network: Network = Network()
+    target: Target = Target()
+    training: Training = Training()
+    training_noise: TrainingNoise = TrainingNoise()
+    postprocessing: Postprocessing = Postprocessing()
 
 
 _CHOICES = {
     "noise_estimate": ("none", "first_frames", "percentiles"),
     "output": ("log_magnitude", "mask", "log_magnitude_and_mask"),
     "loss": ("mean_absolute_error", "mean_squared_error", "compressed_magnitude"),
+    "precision": ("float32", "bfloat16"),
 }
 
 
@@ -106,7 +110,7 @@ def load_recipe(name: str) -> Recipe:
     """Load a recipe that ships (`default`, `original`, ...) or a TOML file.
 
     Raises:
-      InputError: no such recipe, no TOML, or a name in it that is missing, unknown or of the wrong kind.
+      InputError: no such recipe, no TOML, or a name in it that is unknown or of the wrong kind.
     """
     path = name if name.endswith(".toml") else os.path.join(RECIPES_DIR, f"{name}.toml")
     if not os.path.isfile(path):
@@ -116,7 +120,7 @@ def load_recipe(name: str) -> Recipe:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a TOML file ({error}); mend it") from error
+        raise InputError(f"{path} is not a TOML file ({error}); fix it") from error
     return recipe_from_dict(content, path)
 
 
@@ -124,14 +128,14 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
     """Make a recipe from nested dictionaries; `path` names their origin in messages.
 
     Raises:
-      InputError: a name is missing, unknown or of the wrong kind.
+      InputError: a name is unknown, or a value of the wrong kind.
     """
     sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
     _check_names(content, sections, path)
-    recipe = Recipe(**{name: _section(kind, content[name], f"{path} [{name}]") for name, kind in sections.items()})
+    recipe = Recipe(**{name: _section(sections[name], content[name], f"{path} [{name}]") for name in content})
     _check_input(recipe.input, f"{path} [input]")
     if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
-        raise InputError(f"{path} [target]: output mask and loss compressed_magnitude go together; mend it")
+        raise InputError(f"{path} [target]: output mask and loss compressed_magnitude go together; fix it")
     return recipe
 
 
@@ -149,37 +153,41 @@ def with_n_concat(recipe: Recipe, n_concat: int) -> Recipe:
 def _check_input(settings: Input, where: str) -> None:
     """Raise InputError if the values of the section [input] do not fit together."""
     if settings.n_concat < 1 or settings.n_concat % 2 == 0:
-        raise InputError(f"{where}: expected an odd n_concat, found {settings.n_concat}; mend it")
+        raise InputError(f"{where}: expected an odd n_concat, found {settings.n_concat}; fix it")
     if settings.noise_estimate != "percentiles":
         return
     # Mixtures made on the fly last 5 s and have one estimate; 10 s are what a stream may be kept waiting for.
     if not 5 <= settings.level_window_s <= 10:
-        raise InputError(f"{where}: expected a level_window_s from 5 to 10 s, found {settings.level_window_s}; mend it")
+        raise InputError(f"{where}: expected a level_window_s from 5 to 10 s, found {settings.level_window_s}; fix it")
     if not settings.percentiles or not all(0 <= percent <= 100 for percent in settings.percentiles):
-        raise InputError(f"{where}: expected percentiles from 0 to 100, found {settings.percentiles}; mend it")
+        raise InputError(f"{where}: expected percentiles from 0 to 100, found {settings.percentiles}; fix it")
 
 
 def _section(kind: type, content: dict, where: str):
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: expected a section, found {content!r}; fix it")
     _check_names(content, fields, where)
-    for name, expected in fields.items():
-        value = content[name]
-        is_number = expected is float and isinstance(value, int) and not isinstance(value, bool)
-        if not (type(value) is expected or is_number):
-            raise InputError(f"{where}: expected {name} to be of type {expected.__name__}, found {value!r}; mend it")
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise InputError(f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, found {value!r}")
-    return kind(**{name: expected(content[name]) for name, expected in fields.items()})
+    return kind(**{name: _value(name, fields[name], value, where) for name, value in content.items()})
+
+
+def _value(name: str, expected: type, value, where: str):
+    """Return a value of a recipe as what it is expected to be; lists of numbers become tuples."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_numbers = isinstance(value, list | tuple) and all(type(number) in (int, float) for number in value)
+    fits = is_number if expected is float else is_numbers if expected is tuple else type(value) is expected
+    if not fits:
+        kind = "numbers in brackets" if expected is tuple else f"of type {expected.__name__}"
+        raise InputError(f"{where}: expected {name} to be {kind}, found {value!r}; fix it")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise InputError(f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, found {value!r}; fix it")
+    return tuple(map(float, value)) if expected is tuple else expected(value)
 
 
 def _check_names(content: dict, expected: dict, where: str) -> None:
-    missing, unknown = (
-        [name for name in expected if name not in content],
-        [name for name in content if name not in expected],
-    )
-    if missing or unknown:
-        found = [f"no {name}" for name in missing] + [f"an unknown {name}" for name in unknown]
-        raise InputError(f"{where}: found {', '.join(found)}; compare with recipes/original.toml")
+    unknown = [name for name in content if name not in expected]
+    if unknown:
+        raise InputError(f"{where}: found an unknown {', '.join(unknown)}; compare with recipes/original.toml")
 
 
 def data_settings(recipe: Recipe) -> str:

@@ -5,13 +5,13 @@ are all that has to be kept. `NormalizedStream`, `FeatureStream` and `WaveStream
 is ready; nothing is delayed against the recording, it only comes out later.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from config import n_overlap, n_window
-from features import log_magnitude, pad_to_whole_frames, stft
+from config import n_overlap, n_window, sample_rate
+from features import level_gain, log_magnitude, pad_to_whole_frames, peak, stft
 from network import Settings, answers_inside, magnitude_of_answer
 from network_input import FLOOR, FRAMES_PER_ESTIMATE, FRAMES_PER_SECOND, power_of_frames, window_estimates
 from parallel import ahead
@@ -19,18 +19,21 @@ from recipe import Input
 from spectrogram_to_wave import overlap_add
 
 N_HOP = n_window - n_overlap
+PEAK_S = 5.0  # of a pipe are heard before its level is judged
 
 
 class Ready(NamedTuple):
     """Frames of one channel that can go through the network.
 
     Attributes:
-      spectrum: (n_frames, n_freq) complex64.
+      spectrum: (n_frames, n_freq) complex64, at the level of the recording.
+      gain: (n_frames, 1), what brings each frame to the level of all features; see features.level_gain.
       frames: (n_frames + n_concat - 1, n_freq), with the neighbours of the first and the last.
       statistics: (n_frames, n_statistics, n_freq).
     """
 
     spectrum: np.ndarray
+    gain: np.ndarray
     frames: np.ndarray
     statistics: np.ndarray
 
@@ -48,7 +51,7 @@ class NormalizedStream:
 
     def add(self, spectrum: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
         """Take in (n_frames, n_freq) complex; return frames and statistics of those that are ready."""
-        log = log_magnitude(spectrum)
+        log = log_magnitude(spectrum, self._settings.floor_db)
         if self._settings.noise_estimate == "percentiles":
             self._log = log if self._log is None else np.concatenate([self._log, log])
             self._power = np.concatenate([self._power, power_of_frames(spectrum)])
@@ -90,22 +93,60 @@ class NormalizedStream:
         return frames, statistics[of_frame]
 
 
+class Level:
+    """The gain that brings one channel to the level of all features, for recipes that take the recording's peak.
+
+    In a file the peak is known. In a pipe it is that of what has come so far, of PEAK_S seconds at least:
+    should something louder come later, what came before was enhanced as if the recording were quieter.
+
+    Args:
+      settings: the recipe's section [input].
+      peak_of_recording: largest absolute value of the channel at 16 kHz; None in a pipe.
+    """
+
+    def __init__(self, settings: Input, peak_of_recording: float | None):
+        self._in_window = settings.level_window_s > 0
+        self._known, self._peak = peak_of_recording, 0.0
+        self._waiting, self._n_heard = np.empty((0, n_window // 2 + 1), np.complex64), 0
+
+    def add(self, spectrum: np.ndarray, samples: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Take in new frames, and the samples that they came with.
+
+        Returns:
+          The frames whose level is known, (n_frames, n_freq), and the gain of each, (n_frames, 1) float32.
+        """
+        if self._in_window:
+            gain = 1.0
+        elif self._known is not None:
+            gain = level_gain(self._known)
+        else:
+            self._peak, self._n_heard = max(self._peak, peak(samples)), self._n_heard + len(samples)
+            spectrum, self._waiting = np.concatenate([self._waiting, spectrum]), spectrum[:0]
+            if self._n_heard < PEAK_S * sample_rate and not is_last:
+                spectrum, self._waiting = self._waiting, spectrum
+            gain = level_gain(self._peak)
+        return spectrum, np.full((len(spectrum), 1), gain, np.float32)
+
+
 class FeatureStream:
     """Turns the samples of one channel into frames that are ready for the network.
 
     Args:
       settings: the recipe's section [input].
+      peak_of_recording: see Level.
     """
 
-    def __init__(self, settings: Input):
+    def __init__(self, settings: Input, peak_of_recording: float | None = None):
         self._n_side = (settings.n_concat - 1) // 2
+        self._level = Level(settings, peak_of_recording)
         self._normalized = NormalizedStream(settings)
         self._samples = np.empty(0, np.float32)
         self._n_frames = 0
-        self._spectrum = self._frames = self._statistics = None
+        self._held: Ready | None = None  # frames whose neighbours are not there yet
 
     def add(self, samples: np.ndarray, is_last: bool = False) -> Ready:
         """Take in (n_samples,) at 16 kHz; return the frames that are ready."""
+        new_samples = samples
         samples = np.concatenate([self._samples, samples.astype(np.float32, copy=False)])
         if is_last and (len(samples) > n_overlap or self._n_frames == 0):
             samples = pad_to_whole_frames(samples, n_window, n_overlap)
@@ -114,28 +155,25 @@ class FeatureStream:
         self._n_frames += n_new
         n_freq = n_window // 2 + 1
         spectrum = stft(samples, n_window, n_overlap) if n_new else np.empty((0, n_freq), np.complex64)
-        return self._with_neighbours(spectrum, *self._normalized.add(spectrum, is_last), is_last)
+        spectrum, gain = self._level.add(spectrum, new_samples, is_last)
+        return self._with_neighbours(Ready(spectrum, gain, *self._normalized.add(spectrum * gain, is_last)), is_last)
 
-    def _with_neighbours(self, spectrum, frames, statistics, is_last: bool) -> Ready:
+    def _with_neighbours(self, new: Ready, is_last: bool) -> Ready:
         """Hold frames back until their neighbours are there; beyond the borders the outermost frame is repeated."""
-        if self._spectrum is None:
-            self._spectrum, self._frames, self._statistics = spectrum, frames[:0], statistics[:0]
-        else:
-            self._spectrum = np.concatenate([self._spectrum, spectrum])
-        if len(frames):
-            if not len(self._frames):
-                self._frames = np.repeat(frames[:1], self._n_side, axis=0)
-            self._frames = np.concatenate([self._frames, frames])
-            self._statistics = np.concatenate([self._statistics, statistics])
+        if self._held is None:
+            self._held = Ready(*(array[:0] for array in new))
+        spectrum, gain, frames, statistics = self._held
+        if len(new.frames) and not len(frames):
+            frames = np.repeat(new.frames[:1], self._n_side, axis=0)
+        spectrum, gain = np.concatenate([spectrum, new.spectrum]), np.concatenate([gain, new.gain])
+        frames, statistics = np.concatenate([frames, new.frames]), np.concatenate([statistics, new.statistics])
         if is_last:
-            self._frames = np.pad(self._frames, ((0, self._n_side), (0, 0)), mode="edge")
-        n_ready = max(0, len(self._frames) - 2 * self._n_side)
+            frames = np.pad(frames, ((0, self._n_side), (0, 0)), mode="edge")
+        n_ready = max(0, len(frames) - 2 * self._n_side)
         if not is_last:
             n_ready -= n_ready % FRAMES_PER_ESTIMATE  # whole segments of frames with the same statistics
-        ready = Ready(self._spectrum[:n_ready], self._frames[: n_ready + 2 * self._n_side], self._statistics[:n_ready])
-        self._spectrum = self._spectrum[n_ready:]
-        self._frames, self._statistics = self._frames[n_ready:], self._statistics[n_ready:]
-        return ready
+        self._held = Ready(spectrum[n_ready:], gain[n_ready:], frames[n_ready:], statistics[n_ready:])
+        return Ready(spectrum[:n_ready], gain[:n_ready], frames[: n_ready + 2 * self._n_side], statistics[:n_ready])
 
 
 class WaveStream:
@@ -163,7 +201,12 @@ class WaveStream:
 
 
 def enhanced_blocks(
-    model, settings: Settings, blocks: Iterable[np.ndarray], n_channels: int, smallest_gain: float = 0.0
+    model,
+    settings: Settings,
+    blocks: Iterable[np.ndarray],
+    n_channels: int,
+    smallest_gain: float = 0.0,
+    peaks: Sequence[float] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Enhance the channels of a recording at 16 kHz, each alone, while it arrives.
 
@@ -176,11 +219,12 @@ def enhanced_blocks(
       blocks: of samples, (n_samples, n_channels) each.
       n_channels: how many.
       smallest_gain: no part of the spectrum is attenuated by more than this factor.
+      peaks: the largest absolute value of each channel; None where it is not known; see Level.
     Yields:
       samples, (n_samples, n_channels) float32, which lag behind the blocks; and the gain at the top of the
       band of each of their frames, (n_frames, n_channels). In the end up to a frame more samples than arrived.
     """
-    ready = ahead(_ready_blocks(settings.recipe.input, blocks, n_channels))
+    ready = ahead(_ready_blocks(settings.recipe.input, blocks, peaks or [None] * n_channels))
     estimated = ahead(_estimated(model, settings, ready, smallest_gain))
     waves = [WaveStream() for _ in range(n_channels)]
     for spectra, top_gains, is_last in estimated:
@@ -188,9 +232,9 @@ def enhanced_blocks(
         yield np.stack(samples, axis=1).astype(np.float32), np.stack(top_gains, axis=1)
 
 
-def _ready_blocks(settings: Input, blocks: Iterable[np.ndarray], n_channels: int) -> Iterator[tuple[list, bool]]:
+def _ready_blocks(settings: Input, blocks: Iterable[np.ndarray], peaks: Sequence) -> Iterator[tuple[list, bool]]:
     """Yield what is ready of each channel, and whether it is the last."""
-    streams = [FeatureStream(settings) for _ in range(n_channels)]
+    streams = [FeatureStream(settings, peak_of_recording) for peak_of_recording in peaks]
     for block in blocks:
         yield [stream.add(samples) for stream, samples in zip(streams, block.T, strict=True)], False
     yield [stream.add(np.empty(0, np.float32), is_last=True) for stream in streams], True
@@ -212,6 +256,7 @@ def spectral_gain(model, settings: Settings, ready: Ready, smallest_gain: float)
     if settings.recipe.target.output == "mask":
         gain = answer
     else:
-        magnitude = magnitude_of_answer(settings, answer, ready.spectrum)
-        gain = (magnitude / np.maximum(np.abs(ready.spectrum), 1e-12)).astype(np.float32)
+        spectrum = ready.gain * ready.spectrum
+        magnitude = magnitude_of_answer(settings, answer, spectrum)
+        gain = (magnitude / np.maximum(np.abs(spectrum), 1e-12)).astype(np.float32)
     return np.maximum(gain, smallest_gain) if smallest_gain > 0 else gain

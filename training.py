@@ -63,33 +63,25 @@ class Training:
         share: Share = Share(),  # noqa: B008 (it is frozen)
         tensorboard: str | None = None,
     ):
-        keras = import_keras()
         self.workspace, self.tr_name, self.recipe, self.sets = workspace, tr_name, recipe, sets
         self.iteration, self.stats, self.share = 0, [], share
         self.identity = training_identity(recipe, seed)
         scaled = sets.scaler.mean.astype(np.float32), sets.scaler.std.astype(np.float32)
         self.loss = make_loss(recipe, *scaled)
+        # What is evaluated and saved: float32, on one device, without loss and optimizer.
+        self.result = build_network(recipe, sets.n_freq, seed)
         with share.scope():
-            self.model = build_network(recipe, sets.n_freq, seed)
-            # A second model of the same layers is compiled, so that what is saved carries no loss and no optimizer.
-            self.trained = keras.Model(self.model.inputs, self.model.outputs)
+            self.trained = build_network(recipe, sets.n_freq, seed, recipe.training.precision)
             self.trained.compile(optimizer=make_optimizer(recipe), loss=self.loss)
             self.trained.optimizer.build(self.trained.trainable_variables)
-            self.average = keras.models.clone_model(self.model) if recipe.training.weight_average > 0 else None
-            if self.average is not None:
-                self.average.set_weights(self.model.get_weights())
-        # Weights that are spread over devices are copied to a network of this process to evaluate and save them.
-        self._copy = None if share.parallel is None else build_network(recipe, sets.n_freq, seed)
+            averages = recipe.training.weight_average > 0
+            self.average = build_network(recipe, sets.n_freq, seed) if averages else None
         self._tensorboard = make_tensorboard(tensorboard, self.trained) if tensorboard and share.is_first else None
 
-    @property
-    def result(self):
-        """The network to evaluate and to save: that of the averaged weights, if the recipe averages."""
-        result = self.model if self.average is None else self.average
-        if self._copy is None:
-            return result
-        self._copy.set_weights(result.get_weights())
-        return self._copy
+    def update_result(self) -> None:
+        """Copy the weights, or their average if the recipe averages, to the network that is evaluated and saved."""
+        source = self.trained if self.average is None else self.average
+        self.result.set_weights(source.get_weights())
 
     def step(self, batch) -> None:
         """Take one training step."""
@@ -99,11 +91,12 @@ class Training:
             if self.average is not None and self.iteration % AVERAGE_EVERY == 0:
                 # Early on the average follows faster, so that the random first weights are soon forgotten.
                 kept = min(self.recipe.training.weight_average, self.iteration / (10 + self.iteration)) ** AVERAGE_EVERY
-                for old, new in zip(self.average.weights, self.model.weights, strict=True):
+                for old, new in zip(self.average.weights, self.trained.weights, strict=True):
                     old.assign(kept * old + (1 - kept) * new)
 
     def evaluate(self) -> None:
         """Print and record the losses; keep the model as the best if its valid_loss is the lowest so far."""
+        self.update_result()
         losses = {name: self.mean_loss(batches) for name, batches in self.sets.samples.items()}
         if not np.isfinite(list(losses.values())).all():
             raise InputError(f"the losses are no longer finite at iteration {self.iteration}: {losses}; lower --lr")
@@ -157,6 +150,7 @@ class Training:
 
     def save(self, keep: int | None) -> None:
         """Save the model and the state to go on from; remove all but the last `keep` models."""
+        self.update_result()
         path = model_path(self.workspace, self.tr_name, self.iteration)
         save_model(path, self.result, self.settings())
         self.save_state()
@@ -171,8 +165,8 @@ class Training:
         """List all that changes in training: weights, states of dropout, optimizer, averaged weights."""
         averaged = [] if self.average is None else self.average.weights
         return [
-            *self.model.non_trainable_variables,
-            *self.model.trainable_variables,
+            *self.trained.non_trainable_variables,
+            *self.trained.trainable_variables,
             *self.trained.optimizer.variables,
             *averaged,
         ]

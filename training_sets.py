@@ -3,14 +3,12 @@
 import dataclasses
 import os
 
-import numpy as np
-
 from audio_files import AudioCache, list_audio
 from batches import PackedData, check_same_recipe, open_packed, read_scaler, split_rows
 from command_line import say
 from draws import held_out_speech
 from errors import InputError
-from keras_backend import import_keras
+from keras_backend import has_bfloat16, import_keras
 from on_the_fly import MixtureStream, Snrs
 from parallel import ahead
 from recipe import Recipe, load_recipe, with_n_concat
@@ -21,20 +19,25 @@ EVALUATION_BATCHES = 100  # at most so many batches of each packed set are evalu
 EVALUATION_BATCHES_ON_THE_FLY = 16  # they are made anew each time
 
 
-def resolve_recipe(
-    name: str, tr_snr, tr_snr_range, lr: float | None, n_iterations: int | None, batch_size: int | None
-) -> Recipe:
-    """Load a recipe and put the flags of train over it; None leaves what the recipe says.
+def resolve_recipe(name: str, **flags) -> Recipe:
+    """Load a recipe and put the flags of train over its section [training]; None leaves what the recipe says.
 
+    Args:
+      name: of the recipe, or a TOML file.
+      flags: tr_snr and tr_snr_range, which replace each other, or names of recipe.Training.
     Raises:
       InputError: there is no such recipe, or both or neither of SNRs and a range of them.
     """
-    overrides = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size}
+    tr_snr, tr_snr_range = flags.pop("tr_snr", None), flags.pop("tr_snr_range", None)
+    overrides = {key: value for key, value in flags.items() if value is not None}
     if tr_snr or tr_snr_range:
-        overrides |= {"snr_db": tr_snr or [], "snr_range_db": tr_snr_range or []}
-    recipe = with_training(load_recipe(name), {key: value for key, value in overrides.items() if value is not None})
+        overrides |= {"snr_db": tuple(tr_snr or ()), "snr_range_db": tuple(tr_snr_range or ())}
+    recipe = with_training(load_recipe(name), overrides)
     if bool(recipe.training.snr_db) == bool(recipe.training.snr_range_db):
         raise InputError(f"recipe {name}: expected SNRs or a range of them, found both or none; give --tr_snr")
+    if recipe.training.precision == "bfloat16" and not has_bfloat16():
+        say("this processor has no bfloat16: training in float32")
+        return with_training(recipe, {"precision": "float32"})
     return recipe
 
 
@@ -49,7 +52,7 @@ def training_name(recipe) -> str:
     return "to".join(map(snr_name, low_and_high)) if low_and_high else snr_name(*recipe.training.snr_db)
 
 
-def say_device(share) -> None:
+def say_device(share, precision: str) -> None:
     """Print what the training runs on."""
     keras = import_keras()
     backend = keras.backend.backend()
@@ -61,13 +64,13 @@ def say_device(share) -> None:
         devices = keras.distribution.list_devices()
         devices = devices if share.n_devices > 1 else devices[:1]
     process = f", process {share.index} of {share.n_processes}" if share.n_processes > 1 else ""
-    say(f"train on {', '.join(devices)}, Keras backend {backend}{process}")
+    say(f"train on {', '.join(devices)} in {precision}, Keras backend {backend}{process}")
 
 
 def packed_sets(stack, workspace: str, te_snr: float, recipe, seed: int, valid_fraction: float, share):
     """Open the packed training and test set; return the recipe, with their n_concat, and training.Sets."""
     snrs = recipe.training.snr_db
-    if not snrs or not np.isfinite(snrs).all():
+    if not snrs:
         raise InputError("packed features exist at single SNRs in dB; give --tr_snr, or train --on_the_fly")
     files = open_packed(stack, workspace, "train", snrs)
     n_concat = int(files[0].attrs["n_concat"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tomllib
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from keras_backend import import_keras
 from losses import compressed_loss, log_magnitude_loss, loudness_distance, multi_objective_loss
 from network import Scaler, Settings, build_network, estimate_magnitude, load_model, save_model
 from network_input import estimate_windows, frames_and_statistics, percentiles, targets
-from recipe import load_recipe, recipe_from_dict
+from recipe import Recipe, load_recipe, recipe_from_dict
 
 SHIPPED = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 
@@ -42,10 +43,19 @@ def test_four_recipes_ship_and_stay_within_16_million_parameters():
 
 def test_the_papers_values_stand_in_its_recipe():
     recipe = load_recipe("xu2015")
-    assert (recipe.input.n_concat, recipe.input.first_frames, recipe.training.batch_size) == (11, 6, 128)
+    assert (recipe.input.n_concat, recipe.input.first_frames) == (11, 6)
+    assert (recipe.network.hidden_layers, recipe.network.hidden_units) == (3, 2048)
     assert (recipe.network.input_dropout, recipe.network.dropout) == (0.1, 0.2)
-    assert recipe.training.snr_db == [-5, 0, 5, 10, 15, 20, np.inf]
+    assert recipe.training.snr_db == (-5, 0, 5, 10, 15, 20, np.inf)
     assert recipe.postprocessing.global_variance and recipe.target.loss == "mean_squared_error"
+
+
+def test_what_a_recipe_does_not_name_is_as_in_the_original():
+    with open(ROOT / "recipes" / "original.toml", "rb") as file:
+        content = tomllib.load(file)
+    assert recipe_from_dict({}, "empty") == recipe_from_dict(content, "original.toml")
+    named = {section: set(values) for section, values in content.items()}
+    assert named == {section: set(values) for section, values in dataclasses.asdict(Recipe()).items()}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,7 @@ def test_the_papers_values_stand_in_its_recipe():
     [
         ("n_concat = 7", "n_concat = 8", "odd n_concat, found 8"),
         ("n_concat = 7", "n_concat = 7.5", "n_concat to be of type int, found 7.5"),
-        ("hidden_units = 2048", "hidden_unit = 2048", "found no hidden_units, an unknown hidden_unit"),
+        ("hidden_units = 2048", "hidden_unit = 2048", "found an unknown hidden_unit"),
         ('output = "log_magnitude"', 'output = "phase"', "output to be one of log_magnitude, mask"),
         ('output = "log_magnitude"', 'output = "mask"', "go together"),
         ("[input]", "[input", "not a TOML file"),
@@ -128,6 +138,77 @@ def test_noise_aware_training_sees_the_mean_of_the_first_six_frames():
     frames, statistics = frames_and_statistics(mixture, small("xu2015").input)
     np.testing.assert_array_equal(frames, log_magnitude(mixture))
     np.testing.assert_allclose(statistics[13, 0], log_magnitude(mixture)[:6].mean(axis=0), rtol=1e-12)
+
+
+def test_a_floor_raises_what_lies_below_it_in_frames_and_targets():
+    recipe = small("original", input={"floor_db": 60.0})
+    mixture, speech = spectrum(9) * 10.0 ** -np.arange(9)[:, None], np.abs(spectrum(9, 1)) * 1e-2
+    for found, magnitude in (
+        (frames_and_statistics(mixture, recipe.input)[0], np.abs(mixture)),
+        (targets(mixture, speech, recipe), speech),
+    ):
+        np.testing.assert_allclose(found, np.log(np.maximum(magnitude, 1e-3) + 1e-8), rtol=0, atol=1e-12)
+
+
+# --- The network ----------------------------------------------------------------------------------
+
+
+def numpy_network(network, recipe, frames, statistics):
+    """The equations of the network for one window of frames (n_concat, n_freq) and its statistics."""
+    settings, n_statistics = recipe.network, recipe.input.n_statistics
+    dense = [layer for layer in network.layers if type(layer).__name__ == "Dense"]
+    norms = [layer.get_weights() for layer in network.layers if type(layer).__name__ == "LayerNormalization"]
+    of_statistics = [layer for layer in dense if not layer.use_bias]
+    dense = [layer for layer in dense if layer.use_bias]
+    assert (
+        len(of_statistics) == (n_statistics > 0) and len(norms) == settings.hidden_layers * settings.layer_normalization
+    )
+    hidden = frames.reshape(-1)
+    for number in range(settings.hidden_layers):
+        kernel, bias = dense[number].get_weights()
+        hidden = hidden @ kernel + bias
+        if number == 0 and n_statistics:
+            hidden = hidden + statistics.reshape(-1) @ of_statistics[0].get_weights()[0]
+        if settings.layer_normalization:
+            scale, shift = norms[number]
+            hidden = (hidden - hidden.mean()) / np.sqrt(hidden.var() + 1e-3) * scale + shift
+        hidden = np.maximum(hidden, 0)
+    parts = []
+    for layer in dense[settings.hidden_layers :]:
+        kernel, bias = layer.get_weights()
+        output = hidden @ kernel + bias
+        if layer.activation.__name__ == "sigmoid":
+            output = 1 / (1 + np.exp(-output))
+        elif settings.residual:
+            output = output + frames[recipe.input.n_concat // 2]
+        parts.append(output)
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_network_is_its_equations(name, precision, tolerance):
+    recipe = small(name)
+    network = build_network(recipe, 257, 3, precision)
+    rng = np.random.default_rng(4)
+    for layer in network.layers:  # biases and scales that are not 0 and 1
+        layer.set_weights([weight + 0.1 * rng.standard_normal(weight.shape) for weight in layer.get_weights()])
+    frames = rng.standard_normal((1, recipe.input.n_concat + 1, 257)).astype(np.float32)
+    inputs, n_statistics = [frames], recipe.input.n_statistics
+    statistics = rng.standard_normal((1, 1, 257 * n_statistics)).astype(np.float32)
+    if n_statistics:
+        inputs.append(statistics)
+    found = np.asarray(network.predict_on_batch(inputs))
+    assert found.dtype == np.float32
+    for frame in range(2):
+        window = frames[0, frame : frame + recipe.input.n_concat]
+        expected = numpy_network(network, recipe, window, statistics)
+        # Sums of thousands of terms of order 1, rounded to 24 bits, or to 8 bits after each layer.
+        error = found[0, frame] - expected
+        assert np.sqrt(np.mean(error**2)) < tolerance * np.sqrt(np.mean(expected**2))
+    if precision == "bfloat16":
+        assert all(weight.dtype == "float32" for weight in network.trainable_variables)
+        assert np.any(error != 0) and "bfloat16" in {layer.compute_dtype for layer in network.layers}
 
 
 # --- Losses ---------------------------------------------------------------------------------------
