@@ -10,4 +10,9 @@ n_overlap = 256  # samples shared by neighbouring frames: a new frame every 16 m
 log_epsilon = 1e-8  # added to a magnitude before its logarithm is taken
 
 # What features, packed data and models say of themselves; a mismatch is an error.
-stft_settings = {"sample_rate": sample_rate, "n_window": n_window, "n_overlap": n_overlap, "log_epsilon": log_epsilon}
+stft_settings = {
+    "sample_rate": sample_rate,
+    "n_window": n_window,
+    "n_overlap": n_overlap,
+    "log_epsilon": log_epsilon,
+}

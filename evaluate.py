@@ -6,12 +6,12 @@ import tempfile
 
 import numpy as np
 
-from command_line import add_step, decibels, positive_int, run_step, say, track
-from errors import InputError, MissingFileError
-from report import report
-from safe_files import write_text
-from scores import MEASURES, require_pesq
-from workspace import (
+from speech_enhancement.command_line import add_step, decibels, positive_int, run_step, say, track
+from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.evaluation.measures import MEASURES, require_pesq
+from speech_enhancement.evaluation.report import report
+from speech_enhancement.files import write_text
+from speech_enhancement.workspace import (
     KEY_COLUMNS,
     SIGNALS,
     csv_text,
@@ -49,7 +49,7 @@ def plot_training_stat(
     Raises:
       InputError: no recorded iteration is among them.
     """
-    from figures import save_training_curve
+    from speech_enhancement.evaluation.figures import save_training_curve
 
     tr_name = find_training(workspace, tr_snr)
     source = training_stats_path(workspace, tr_name)
@@ -59,7 +59,9 @@ def plot_training_stat(
     stats = [row for row in recorded if row[0] in range(bgn_iter, fin_iter, interval_iter)]
     if not stats:
         found = ", ".join(f"{row[0]:g}" for row in recorded) or "none"
-        raise InputError(f"{source} has no iteration in range({bgn_iter}, {fin_iter}, {interval_iter}); it has {found}")
+        raise InputError(
+            f"{source} has no iteration in range({bgn_iter}, {fin_iter}, {interval_iter}); it has {found}"
+        )
     path = training_figure_path(workspace, tr_name)
     iterations, *losses = zip(*stats, strict=True)
     save_training_curve(path, iterations, dict(zip(columns[1:], losses, strict=True)))
@@ -89,7 +91,7 @@ def calculate_pesq(
     Raises:
       InputError: a wave or the program is missing, or more than 5 % of the enhanced waves cannot be scored.
     """
-    from scoring import score_test_set
+    from speech_enhancement.evaluation.scoring import score_test_set
 
     program = require_pesq(pesq)
     mixtures = read_mixtures(workspace, "test")
@@ -130,7 +132,7 @@ def score(reference: str, degraded: str, pesq: str = "./pesq") -> None:
     Raises:
       InputError: a file or the program is missing or unreadable, or the lengths differ by more than a frame.
     """
-    from scoring import score_wave
+    from speech_enhancement.evaluation.scoring import score_wave
 
     program = require_pesq(pesq)
     for flag, path in (("--reference", reference), ("--degraded", degraded)):
@@ -138,10 +140,14 @@ def score(reference: str, degraded: str, pesq: str = "./pesq") -> None:
             raise MissingFileError(f"{path} is missing; check {flag}")
     with tempfile.TemporaryDirectory() as folder:
         work_folder = os.path.join(folder, "pesq")
-        scores, reasons = score_wave(program, reference, degraded, work_folder, "--reference and --degraded")
+        scores, reasons = score_wave(
+            program, reference, degraded, work_folder, "--reference and --degraded"
+        )
     for name, measure in MEASURES.items():
         if scores.get(name) is None:
-            print(f"{name:<24} not defined: {reasons.get(name, 'the PESQ program knows no wide band')}")
+            print(
+                f"{name:<24} not defined: {reasons.get(name, 'the PESQ program knows no wide band')}"
+            )
         else:
             print(f"{name:<24} {scores[name]:>z8.{measure.n_decimals + 1}f} {measure.unit}")
 
@@ -164,12 +170,18 @@ def get_stats(workspace: str, te_snr: float, measure: str = "pesq_raw_mos") -> N
     """
     path = scores_path(workspace, te_snr)
     pairs = read_score_pairs(path, measure)
-    scored = {noise: np.array(of_noise) for noise, of_noise in pairs.items() if of_noise}  # (n_files, 2)
+    scored = {
+        noise: np.array(of_noise) for noise, of_noise in pairs.items() if of_noise
+    }  # (n_files, 2)
     if not scored:
         raise InputError(f"{path} holds no score; listen to the enhanced waves")
     layout = "{:<16} {:<16} {:<16} {}"
     heading, n_decimals = MEASURES[measure].heading, MEASURES[measure].n_decimals
-    print(layout.format(f"Noise({snr_name(te_snr).replace('db', 'dB')})", heading, "unprocessed", "files"))
+    print(
+        layout.format(
+            f"Noise({snr_name(te_snr).replace('db', 'dB')})", heading, "unprocessed", "files"
+        )
+    )
     print("-" * 56)
     for noise in pairs:
         if noise in scored:
@@ -180,7 +192,11 @@ def get_stats(workspace: str, te_snr: float, measure: str = "pesq_raw_mos") -> N
     print("-" * 56)
     means = np.mean([values.mean(axis=0) for values in scored.values()], axis=0)
     deviations = np.mean([values.std(axis=0) for values in scored.values()], axis=0)
-    print(layout.format("Avg.", *mean_and_std(means, deviations, n_decimals), sum(map(len, scored.values()))))
+    print(
+        layout.format(
+            "Avg.", *mean_and_std(means, deviations, n_decimals), sum(map(len, scored.values()))
+        )
+    )
 
 
 def read_score_pairs(path: str, measure: str) -> dict[str, list[tuple[float, float]]]:
@@ -205,7 +221,10 @@ def read_score_pairs(path: str, measure: str) -> dict[str, list[tuple[float, flo
 
 def mean_and_std(means: np.ndarray, deviations: np.ndarray, n_decimals: int) -> list[str]:
     """Return "1.36 +- 0.05" for each mean and its deviation."""
-    return [f"{mean:z.{n_decimals}f} +- {std:.{n_decimals}f}" for mean, std in zip(means, deviations, strict=True)]
+    return [
+        f"{mean:z.{n_decimals}f} +- {std:.{n_decimals}f}"
+        for mean, std in zip(means, deviations, strict=True)
+    ]
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -216,26 +235,56 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
     plot = add_step(steps, plot_training_stat, "draw training and test loss against the iteration")
-    scoring = add_step(steps, calculate_pesq, "score noisy and enhanced waves against the clean speech")
+    scoring = add_step(
+        steps, calculate_pesq, "score noisy and enhanced waves against the clean speech"
+    )
     pair = add_step(steps, score, "print all scores of one wave against its clean reference")
     table = add_step(steps, get_stats, "print the table of PESQ, or of another score")
-    page = add_step(steps, report, "write a page with scores, spectrograms and sound to open in a browser")
+    page = add_step(
+        steps, report, "write a page with scores, spectrograms and sound to open in a browser"
+    )
     for step in (plot, scoring, table, page):
-        step.add_argument("--workspace", required=True, help="folder of all intermediate files and results")
+        step.add_argument(
+            "--workspace", required=True, help="folder of all intermediate files and results"
+        )
     plot.add_argument(
-        "--tr_snr", type=decibels, nargs="+", help="SNRs of the training in dB; default: the only training there is"
+        "--tr_snr",
+        type=decibels,
+        nargs="+",
+        help="SNRs of the training in dB; default: the only training there is",
     )
     plot.add_argument("--bgn_iter", type=int, default=0, help="first iteration drawn")
-    plot.add_argument("--fin_iter", type=int, help="iteration to stop before; default: after the last")
-    plot.add_argument("--interval_iter", type=positive_int, default=1, help="iterations from one point to the next")
+    plot.add_argument(
+        "--fin_iter", type=int, help="iteration to stop before; default: after the last"
+    )
+    plot.add_argument(
+        "--interval_iter",
+        type=positive_int,
+        default=1,
+        help="iterations from one point to the next",
+    )
     for step in (scoring, table, page):
-        step.add_argument("--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB")
-    scoring.add_argument("--speech_dir", required=True, help="folder of the clean test speech, any sample rate in Hz")
-    scoring.add_argument("--n_jobs", type=positive_int, help="parallel jobs; default: one for each processor core")
-    pair.add_argument("--reference", required=True, help="clean speech (.wav, .flac, .ogg), any sample rate in Hz")
-    pair.add_argument("--degraded", required=True, help="the wave to score, as long as the reference, at any level")
+        step.add_argument(
+            "--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB"
+        )
+    scoring.add_argument(
+        "--speech_dir", required=True, help="folder of the clean test speech, any sample rate in Hz"
+    )
+    scoring.add_argument(
+        "--n_jobs", type=positive_int, help="parallel jobs; default: one for each processor core"
+    )
+    pair.add_argument(
+        "--reference", required=True, help="clean speech (.wav, .flac, .ogg), any sample rate in Hz"
+    )
+    pair.add_argument(
+        "--degraded",
+        required=True,
+        help="the wave to score, as long as the reference, at any level",
+    )
     for step in (scoring, pair):
-        step.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program that pesq_tool/build.sh makes")
+        step.add_argument(
+            "--pesq", default="./pesq", help="the ITU-T P.862 program that pesq_tool/build.sh makes"
+        )
     table.add_argument("--measure", choices=MEASURES, default="pesq_raw_mos", help=MEASURE_HELP)
     page.add_argument(
         "--speech_dir",

@@ -6,11 +6,20 @@ import os
 
 import numpy as np
 
-from command_line import add_step, decibels, fraction, natural, positive_float, positive_int, run_step, track
 from config import n_overlap, n_window
-from errors import InputError, require_file
-from export import FORMATS, export
-from workspace import (
+from speech_enhancement.command_line import (
+    add_step,
+    decibels,
+    fraction,
+    natural,
+    positive_float,
+    positive_int,
+    run_step,
+    track,
+)
+from speech_enhancement.errors import InputError, require_file
+from speech_enhancement.network.export import FORMATS, export
+from speech_enhancement.workspace import (
     Mixture,
     enhanced_path,
     features_path,
@@ -22,7 +31,9 @@ from workspace import (
 )
 
 DECODED_MB = 256  # of waves kept decoded for mixing on the fly
-SHIPPED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretrained", "model.keras")
+SHIPPED_MODEL = os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), "pretrained", "model.keras"
+)
 
 # --- train ------------------------------------------------------------------------------------
 
@@ -82,21 +93,43 @@ def train(
     Raises:
       InputError: data or scaler are missing, damaged or made with different settings.
     """
-    from distribution import Share, start_distribution
-    from training import Training, run_training
-    from training_sets import on_the_fly_sets, packed_sets, resolve_recipe, say_device, training_name
+    from speech_enhancement.training.devices import Share, start_distribution
+    from speech_enhancement.training.training import Training, run_training
+    from speech_enhancement.training.training_sets import (
+        on_the_fly_sets,
+        packed_sets,
+        resolve_recipe,
+        say_device,
+        training_name,
+    )
 
     share = start_distribution() if distribute else Share()
-    schedule = {"learning_rate": lr, "n_iterations": n_iterations, "batch_size": batch_size, "precision": precision}
+    schedule = {
+        "learning_rate": lr,
+        "n_iterations": n_iterations,
+        "batch_size": batch_size,
+        "precision": precision,
+    }
     chosen = resolve_recipe(recipe, tr_snr=tr_snr, tr_snr_range=tr_snr_range, **schedule)
     tr_name = training_name(chosen)
     with contextlib.ExitStack() as stack:
         if on_the_fly:
             chosen, sets = on_the_fly_sets(
-                stack, workspace, te_snr, chosen, speech_dir, noise_dir, seed, valid_fraction, cache_mb, share
+                stack,
+                workspace,
+                te_snr,
+                chosen,
+                speech_dir,
+                noise_dir,
+                seed,
+                valid_fraction,
+                cache_mb,
+                share,
             )
         else:
-            chosen, sets = packed_sets(stack, workspace, te_snr, chosen, seed, valid_fraction, share)
+            chosen, sets = packed_sets(
+                stack, workspace, te_snr, chosen, seed, valid_fraction, share
+            )
         say_device(share, chosen.training.precision)
         training = Training(workspace, tr_name, chosen, sets, seed, share, tensorboard)
         if resume:
@@ -131,29 +164,37 @@ def inference(
     Raises:
       InputError: a file is missing or damaged, or n_concat is not the model's.
     """
-    from audio_files import read_audio, write_wave
-    from mixture_features import check_features
-    from network import load_model
+    from speech_enhancement.data.audio_files import read_audio, write_wave
+    from speech_enhancement.data.mixture_features import check_features
+    from speech_enhancement.network.network import load_model
 
     mixtures = read_mixtures(workspace, "test")
     for mixture in mixtures:
-        require_file(mixed_audio_path(workspace, "test", te_snr, mixture.name), "calculate_mixture_features")
+        require_file(
+            mixed_audio_path(workspace, "test", te_snr, mixture.name), "calculate_mixture_features"
+        )
         if visualize or os.path.isfile(features_path(workspace, "test", te_snr, mixture.name)):
             check_features(workspace, "test", te_snr, mixture)
     path = model_path(workspace, find_training(workspace, tr_snr), iteration)
     model, settings = load_model(path)
     trained = settings.recipe.input.n_concat
     if n_concat not in (None, trained):
-        raise InputError(f"{path} was trained with n_concat {trained}, found --n_concat {n_concat}; leave it out")
+        raise InputError(
+            f"{path} was trained with n_concat {trained}, found --n_concat {n_concat}; leave it out"
+        )
     for mixture in track(mixtures, len(mixtures), "mixtures"):
         mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
         enhanced = enhance_audio(model, settings, mixed)
         write_wave(enhanced_path(workspace, te_snr, mixture.name), enhanced)
         if visualize:
             draw_spectrograms(workspace, te_snr, mixture, mixed, enhanced)
-    print(f"{len(mixtures)} enhanced waves -> {os.path.dirname(enhanced_path(workspace, te_snr, ''))}")
+    print(
+        f"{len(mixtures)} enhanced waves -> {os.path.dirname(enhanced_path(workspace, te_snr, ''))}"
+    )
     if visualize:
-        print(f"{len(mixtures)} pictures -> {os.path.dirname(spectrogram_figure_path(workspace, te_snr, ''))}")
+        print(
+            f"{len(mixtures)} pictures -> {os.path.dirname(spectrogram_figure_path(workspace, te_snr, ''))}"
+        )
 
 
 def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
@@ -161,22 +202,26 @@ def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
 
     The last partial frame is completed with zeros, so no sample is lost.
     """
-    from features import level_gain, pad_to_whole_frames, peak, stft
-    from network import estimate_magnitude
     from spectrogram_to_wave import recover_wav
+    from speech_enhancement.features import level_gain, pad_to_whole_frames, peak, stft
+    from speech_enhancement.network.network import estimate_magnitude
 
     gain = level_gain(peak(mixed)) if settings.recipe.input.level_window_s == 0 else 1.0
     mixture_stft = stft(gain * pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
     magnitude = estimate_magnitude(model, settings, mixture_stft)
     wave = recover_wav(magnitude, mixture_stft, n_overlap, np.hamming, len(mixed))
-    return wave * (np.sqrt(np.sum(np.hamming(n_window) ** 2)) / gain)  # stft divided by the window's root energy
+    return wave * (
+        np.sqrt(np.sum(np.hamming(n_window) ** 2)) / gain
+    )  # stft divided by the window's root energy
 
 
-def draw_spectrograms(workspace: str, te_snr: float, mixture: Mixture, mixed: np.ndarray, enhanced: np.ndarray) -> None:
+def draw_spectrograms(
+    workspace: str, te_snr: float, mixture: Mixture, mixed: np.ndarray, enhanced: np.ndarray
+) -> None:
     """Draw mixture, clean and enhanced spectrogram of a test file."""
-    from features import stft
-    from figures import save_spectrograms
-    from mixture_features import read_features
+    from speech_enhancement.data.mixture_features import read_features
+    from speech_enhancement.evaluation.figures import save_spectrograms
+    from speech_enhancement.features import stft
 
     _, speech_magnitude, _ = read_features(workspace, "test", te_snr, mixture)
     magnitudes = {
@@ -216,13 +261,15 @@ def enhance(
     Raises:
       InputError: the only file cannot be done, or the flags do not fit together.
     """
-    from enhance import enhance_files
-    from network import load_model
-    from pipe import enhance_stream
+    from speech_enhancement.enhancement.pipe import enhance_stream
+    from speech_enhancement.enhancement.recordings import enhance_files
+    from speech_enhancement.network.network import load_model
 
     is_stream = inputs == ["-"]
     if is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
-        raise InputError("expected files and an --output_dir, or - alone for standard input to standard output")
+        raise InputError(
+            "expected files and an --output_dir, or - alone for standard input to standard output"
+        )
     network, settings = load_model(model)
     smallest_gain = 0.0 if attenuation_limit is None else 10 ** (-attenuation_limit / 20)
     if is_stream:
@@ -241,8 +288,12 @@ def main(argv: list[str] | None = None) -> int:
     training = add_step(steps, train, "train a network from random weights, or go on with --resume")
     enhancing = add_step(steps, inference, "enhance the test mixtures with a trained model")
     for step in (training, enhancing):
-        step.add_argument("--workspace", required=True, help="folder of all intermediate files and results")
-        step.add_argument("--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB")
+        step.add_argument(
+            "--workspace", required=True, help="folder of all intermediate files and results"
+        )
+        step.add_argument(
+            "--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB"
+        )
     add_training_flags(training)
     enhancing.add_argument(
         "--tr_snr",
@@ -251,17 +302,30 @@ def main(argv: list[str] | None = None) -> int:
         help="SNRs of the model's training in dB; default: the only training there is",
     )
     enhancing.add_argument(
-        "--iteration", type=iteration_or_best, required=True, help="which saved model: iterations it trained, or best"
+        "--iteration",
+        type=iteration_or_best,
+        required=True,
+        help="which saved model: iterations it trained, or best",
     )
     enhancing.add_argument(
-        "--n_concat", type=int, help="frames in the model's window, as a check; default: the model's"
+        "--n_concat",
+        type=int,
+        help="frames in the model's window, as a check; default: the model's",
     )
-    enhancing.add_argument("--visualize", action="store_true", help="draw the spectrograms of each file to PNG files")
+    enhancing.add_argument(
+        "--visualize", action="store_true", help="draw the spectrograms of each file to PNG files"
+    )
     add_enhance_flags(add_step(steps, enhance, "clean your own recordings"))
-    exporting = add_step(steps, export, "write a model for other programs, or as a file of half the size")
+    exporting = add_step(
+        steps, export, "write a model for other programs, or as a file of half the size"
+    )
     exporting.add_argument("--model", required=True, help="the .keras file of a trained model")
-    exporting.add_argument("--format", choices=FORMATS, required=True, help="onnx, or .keras with weights of 16 bits")
-    exporting.add_argument("--output", required=True, help="file to write, .onnx or .keras; replaced if it exists")
+    exporting.add_argument(
+        "--format", choices=FORMATS, required=True, help="onnx, or .keras with weights of 16 bits"
+    )
+    exporting.add_argument(
+        "--output", required=True, help="file to write, .onnx or .keras; replaced if it exists"
+    )
     return run_step(parser, argv)
 
 
@@ -269,12 +333,34 @@ def add_training_flags(training: argparse.ArgumentParser) -> None:
     """Add the flags of train that inference does not have."""
     add = training.add_argument
     add("--recipe", default="original", help="name of a recipe in recipes/, or a TOML file")
-    add("--tr_snr", type=decibels, nargs="+", help="SNRs of the training mixtures in dB; default: the recipe's")
-    add("--tr_snr_range", type=decibels, nargs=2, help="draw the SNR from LOW to HIGH dB instead; on the fly only")
-    add("--lr", type=positive_float, help="learning rate of Adam, per iteration; default: the recipe's")
-    add("--n_iterations", type=positive_int, help="training steps, one batch each; default: the recipe's")
+    add(
+        "--tr_snr",
+        type=decibels,
+        nargs="+",
+        help="SNRs of the training mixtures in dB; default: the recipe's",
+    )
+    add(
+        "--tr_snr_range",
+        type=decibels,
+        nargs=2,
+        help="draw the SNR from LOW to HIGH dB instead; on the fly only",
+    )
+    add(
+        "--lr",
+        type=positive_float,
+        help="learning rate of Adam, per iteration; default: the recipe's",
+    )
+    add(
+        "--n_iterations",
+        type=positive_int,
+        help="training steps, one batch each; default: the recipe's",
+    )
     add("--batch_size", type=positive_int, help="frames in a batch; default: the recipe's")
-    add("--precision", choices=["float32", "bfloat16"], help="of products while training; default: the recipe's")
+    add(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        help="of products while training; default: the recipe's",
+    )
     add("--eval_every", type=positive_int, default=1000, help="iterations between evaluations")
     add("--save_every", type=positive_int, default=5000, help="iterations between saved models")
     add("--keep", type=positive_int, help="how many of the saved models to keep; default: all")
@@ -285,10 +371,17 @@ def add_training_flags(training: argparse.ArgumentParser) -> None:
         help="of the first weights, dropout, the order of batches and draws on the fly",
     )
     add(
-        "--valid_fraction", type=fraction, default=0.0, help="share of the training speakers held out for md_best.keras"
+        "--valid_fraction",
+        type=fraction,
+        default=0.0,
+        help="share of the training speakers held out for md_best.keras",
     )
     add("--resume", action="store_true", help="go on from the last saved state")
-    add("--on_the_fly", action="store_true", help="make the training mixtures as they are needed, of the two folders:")
+    add(
+        "--on_the_fly",
+        action="store_true",
+        help="make the training mixtures as they are needed, of the two folders:",
+    )
     add("--speech_dir", help="folder of training speech, for --on_the_fly")
     add("--noise_dir", help="folder of training noise, for --on_the_fly")
     add(
@@ -296,14 +389,28 @@ def add_training_flags(training: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train on all devices, here and on other machines; JAX only",
     )
-    add("--tensorboard", metavar="DIR", help="folder to write the losses to for TensorBoard too; default: none")
-    add("--cache_mb", type=positive_int, default=DECODED_MB, help="MB of waves to keep decoded, for --on_the_fly")
+    add(
+        "--tensorboard",
+        metavar="DIR",
+        help="folder to write the losses to for TensorBoard too; default: none",
+    )
+    add(
+        "--cache_mb",
+        type=positive_int,
+        default=DECODED_MB,
+        help="MB of waves to keep decoded, for --on_the_fly",
+    )
 
 
 def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
     """Add the flags of enhance."""
     add = cleaning.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="audio files, folders of them, or - for a WAV from standard input")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="audio files, folders of them, or - for a WAV from standard input",
+    )
     add("--output_dir", help="folder to write the enhanced files in, under their own names")
     add("--model", default=SHIPPED_MODEL, help="a model that train saved")
     add("--overwrite", action="store_true", help="write outputs anew that exist")

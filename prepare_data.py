@@ -9,12 +9,12 @@ import os
 
 import numpy as np
 
-from command_line import add_step, decibels, positive_int, run_step, track
 from config import n_overlap, n_window, sample_rate, stft_settings
-from draws import draw_noises, draw_segment
-from errors import InputError, require_file
-from parallel import in_processes, in_threads
-from workspace import (
+from speech_enhancement.command_line import add_step, decibels, positive_int, run_step, track
+from speech_enhancement.data.draws import draw_noises, draw_segment
+from speech_enhancement.errors import InputError, require_file
+from speech_enhancement.parallel import in_processes, in_threads
+from speech_enhancement.workspace import (
     Mixture,
     features_path,
     mixed_audio_path,
@@ -57,7 +57,7 @@ def create_mixture_csv(
     Raises:
       InputError: a folder or list without usable files, or fewer noises than `magnification`.
     """
-    from audio_files import audio_length, check_speech_length, list_audio
+    from speech_enhancement.data.audio_files import audio_length, check_speech_length, list_audio
 
     speech_names = list_audio(speech_dir, "speech", speech_list)
     noise_names = list_audio(noise_dir, "noise", noise_list)
@@ -72,20 +72,33 @@ def create_mixture_csv(
         speech_path = os.path.join(speech_dir, speech_name)
         n_speech = audio_length(speech_path)
         check_speech_length(n_speech, speech_path)
-        chosen = draw_noises(speech_name, noise_names, magnification) if data_type == "train" else noise_names
+        chosen = (
+            draw_noises(speech_name, noise_names, magnification)
+            if data_type == "train"
+            else noise_names
+        )
         for noise_name in chosen:
-            onset, offset = draw_segment(speech_name, noise_name, n_speech, noise_lengths[noise_name])
+            onset, offset = draw_segment(
+                speech_name, noise_name, n_speech, noise_lengths[noise_name]
+            )
             mixtures.append(Mixture(speech_name, noise_name, onset, offset))
     path = mixture_csv_path(workspace, data_type)
     write_mixtures(path, mixtures)
-    print(f"{len(speech_names)} speech and {len(noise_names)} noise files: {len(mixtures)} mixtures -> {path}")
+    print(
+        f"{len(speech_names)} speech and {len(noise_names)} noise files: {len(mixtures)} mixtures -> {path}"
+    )
 
 
 # --- calculate_mixture_features ---------------------------------------------------------------
 
 
 def calculate_mixture_features(
-    workspace: str, speech_dir: str, noise_dir: str, data_type: str, snr: float, n_jobs: int | None = None
+    workspace: str,
+    speech_dir: str,
+    noise_dir: str,
+    data_type: str,
+    snr: float,
+    n_jobs: int | None = None,
 ) -> None:
     """Mix each row of the mixture CSV; write the mixed wave and the spectra.
 
@@ -116,7 +129,12 @@ def calculate_mixture_features(
 
 
 def make_mixtures(
-    workspace: str, speech_dir: str, noise_dir: str, data_type: str, snr: float, mixtures: list[Mixture]
+    workspace: str,
+    speech_dir: str,
+    noise_dir: str,
+    data_type: str,
+    snr: float,
+    mixtures: list[Mixture],
 ) -> range:
     """Read and mix some pairs and write the mixtures; return a range as long as they are many."""
     for mixture in mixtures:
@@ -128,7 +146,7 @@ def make_mixtures(
 @functools.cache
 def audio_caches() -> tuple:
     """Return the caches of decoded speech and noise of this process."""
-    from audio_files import AudioCache
+    from speech_enhancement.data.audio_files import AudioCache
 
     return AudioCache(), AudioCache()
 
@@ -139,11 +157,16 @@ def runs_of_one_noise(mixtures: list[Mixture]) -> list[list[Mixture]]:
     by_noise = sorted(mixtures, key=lambda mixture: mixture.noise_name)
     for _, same in itertools.groupby(by_noise, lambda mixture: mixture.noise_name):
         same = list(same)
-        runs += [same[start : start + MIXTURES_AT_ONCE] for start in range(0, len(same), MIXTURES_AT_ONCE)]
+        runs += [
+            same[start : start + MIXTURES_AT_ONCE]
+            for start in range(0, len(same), MIXTURES_AT_ONCE)
+        ]
     return runs
 
 
-def read_pair(caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(
+    caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Read the speech of a mixture and as much of its noise, each (n_samples,) float64.
 
     Args:
@@ -153,8 +176,8 @@ def read_pair(caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str) 
     Raises:
       InputError: the row does not fit the files, or one of the two signals is silent.
     """
-    from audio_files import check_speech_length
-    from features import root_mean_square
+    from speech_enhancement.data.audio_files import check_speech_length
+    from speech_enhancement.features import root_mean_square
 
     speech_path = os.path.join(speech_dir, mixture.speech_name)
     noise_path = os.path.join(noise_dir, mixture.noise_name)
@@ -167,23 +190,34 @@ def read_pair(caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str) 
             f"{row}: expected {len(speech)} samples, as {speech_path} has at {sample_rate} Hz; mend the CSV"
         )
     if onset >= len(noise):
-        raise InputError(f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; mend the CSV")
-    noise = noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]  # repeated
+        raise InputError(
+            f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; mend the CSV"
+        )
+    noise = (
+        noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]
+    )  # repeated
     speech, noise = speech.astype(np.float64), noise.astype(np.float64)
     for path, audio in ((speech_path, speech), (noise_path, noise)):
         if root_mean_square(audio) == 0:
-            raise InputError(f"{row}: {path} is silent there, so no SNR can be reached; remove the row or the file")
+            raise InputError(
+                f"{row}: {path} is silent there, so no SNR can be reached; remove the row or the file"
+            )
     return speech, noise
 
 
 def write_mixture(
-    workspace: str, data_type: str, snr: float, mixture: Mixture, speech: np.ndarray, noise: np.ndarray
+    workspace: str,
+    data_type: str,
+    snr: float,
+    mixture: Mixture,
+    speech: np.ndarray,
+    noise: np.ndarray,
 ) -> None:
     """Mix two signals of one length at `snr` dB and write the mixed wave and the features."""
-    from audio_files import write_wave
-    from features import mix_at_snr, stft
-    from mixture_features import mixture_settings
-    from safe_files import write_npz
+    from speech_enhancement.data.audio_files import write_wave
+    from speech_enhancement.data.mixture_features import mixture_settings
+    from speech_enhancement.features import mix_at_snr, stft
+    from speech_enhancement.files import write_npz
 
     mixed, speech, _, scaling_factor, alpha = mix_at_snr(speech, noise, snr)
     mixture_stft = stft(mixed, n_window, n_overlap)
@@ -230,9 +264,9 @@ def pack_features(
     Raises:
       InputError: n_concat is even, or features are missing or belong to another mixture CSV.
     """
-    from mixture_features import check_features, n_frames_of
-    from recipe import load_recipe, with_n_concat
-    from safe_files import new_hdf5
+    from speech_enhancement.data.mixture_features import check_features, n_frames_of
+    from speech_enhancement.files import new_hdf5
+    from speech_enhancement.recipe import load_recipe, with_n_concat
 
     settings = load_recipe(recipe)
     if n_concat is not None:
@@ -241,16 +275,25 @@ def pack_features(
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
     mixtures = read_mixtures(workspace, data_type)
     for mixture in mixtures:
-        require_file(features_path(workspace, data_type, snr, mixture.name), "calculate_mixture_features")
-    check_features(workspace, data_type, snr, max(mixtures, key=n_frames_of))  # before it is given disk space
+        require_file(
+            features_path(workspace, data_type, snr, mixture.name), "calculate_mixture_features"
+        )
+    check_features(
+        workspace, data_type, snr, max(mixtures, key=n_frames_of)
+    )  # before it is given disk space
     n_segs = [-(-n_frames_of(mixture) // n_hop) for mixture in mixtures]
     first_rows = np.cumsum([0, *n_segs[:-1]])
     path = packed_path(workspace, data_type, snr)
-    n_rows, n_outputs = settings.input.n_concat + settings.input.n_statistics, targets_shape(settings)
+    n_rows, n_outputs = (
+        settings.input.n_concat + settings.input.n_statistics,
+        targets_shape(settings),
+    )
     shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
     attributes = packed_attributes(settings, snr, n_hop, len(mixtures))
     content = hashlib.sha256(repr(attributes).encode())  # another for any other data
-    with new_hdf5(path, shapes, {**attributes, "fingerprint": content.hexdigest()}, {"first_rows": first_rows}) as rows:
+    with new_hdf5(
+        path, shapes, {**attributes, "fingerprint": content.hexdigest()}, {"first_rows": first_rows}
+    ) as rows:
         jobs = zip(mixtures, first_rows, strict=True)
         pack = functools.partial(pack_mixture, workspace, data_type, snr, settings, n_hop, rows)
         packed = in_processes(pack, jobs, n_jobs, MIXTURES_AT_ONCE)
@@ -264,8 +307,12 @@ def pack_mixture(
     workspace: str, data_type: str, snr: float, recipe, n_hop: int, rows, job: tuple[Mixture, int]
 ) -> tuple:
     """Write the rows of x and y of a mixture; the job is the mixture and its first row. Return what it was made of."""
-    from mixture_features import read_features
-    from network_input import frames_and_statistics, targets, windows_with_statistics
+    from speech_enhancement.data.mixture_features import read_features
+    from speech_enhancement.network_input import (
+        frames_and_statistics,
+        targets,
+        windows_with_statistics,
+    )
 
     mixture, first_row = job
     mixture_stft, speech_magnitude, facts = read_features(workspace, data_type, snr, mixture)
@@ -282,16 +329,23 @@ def targets_shape(recipe) -> tuple[int, ...]:
 
 def packed_attributes(recipe, snr: float, n_hop: int, n_mixtures: int) -> dict:
     """Return what a data.h5 says about its origin."""
-    from recipe import data_settings
+    from speech_enhancement.recipe import data_settings
 
-    settings = {"snr_db": float(snr), "n_concat": recipe.input.n_concat, "n_hop": n_hop, **stft_settings}
+    settings = {
+        "snr_db": float(snr),
+        "n_concat": recipe.input.n_concat,
+        "n_hop": n_hop,
+        **stft_settings,
+    }
     return {**settings, "recipe": data_settings(recipe), "n_mixtures": n_mixtures}
 
 
 # --- compute_scaler ---------------------------------------------------------------------------
 
 
-def compute_scaler(workspace: str, data_type: str, snr: list[float], n_jobs: int | None = None) -> None:
+def compute_scaler(
+    workspace: str, data_type: str, snr: list[float], n_jobs: int | None = None
+) -> None:
     """Compute the mean and standard deviation of each frequency bin of the packed mixtures.
 
     Writes scaler.npz beside data.h5, with mean and std, each (n_freq,), of the frames, and
@@ -308,9 +362,9 @@ def compute_scaler(workspace: str, data_type: str, snr: list[float], n_jobs: int
     Raises:
       InputError: a data.h5 is missing or damaged.
     """
-    from features import RunningStatistics, moments
-    from packed_files import open_packed_file
-    from safe_files import write_npz
+    from speech_enhancement.data.packed_files import open_packed_file
+    from speech_enhancement.features import RunningStatistics, moments
+    from speech_enhancement.files import write_npz
 
     of_frames, of_statistics, fingerprints = RunningStatistics(), RunningStatistics(), []
     for one_snr in snr:
@@ -323,14 +377,22 @@ def compute_scaler(workspace: str, data_type: str, snr: list[float], n_jobs: int
                 statistics = rows[:, n_concat:].reshape(len(rows), -1)
                 return moments(rows[:, :n_concat].reshape(-1, N_FREQ)), moments(statistics)
 
-            for frames, statistics in track(in_threads(moments_of_block, starts, n_jobs), len(starts), "blocks"):
+            for frames, statistics in track(
+                in_threads(moments_of_block, starts, n_jobs), len(starts), "blocks"
+            ):
                 of_frames.merge(frames)
                 of_statistics.merge(statistics)
             fingerprints.append(packed.attrs["fingerprint"])
     statistics = {"statistics_mean": of_statistics.mean, "statistics_std": of_statistics.std}
     statistics = {name: value.reshape(-1, N_FREQ) for name, value in statistics.items()}
     path = scaler_path(workspace, data_type, snr)
-    write_npz(path, mean=of_frames.mean, std=of_frames.std, **statistics, fingerprint=" ".join(fingerprints))
+    write_npz(
+        path,
+        mean=of_frames.mean,
+        std=of_frames.std,
+        **statistics,
+        fingerprint=" ".join(fingerprints),
+    )
     print(f"{of_frames.count} frames -> {path}")
 
 
@@ -341,31 +403,69 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
-    create = add_step(steps, create_mixture_csv, "list which speech is mixed with which part of which noise")
+    create = add_step(
+        steps, create_mixture_csv, "list which speech is mixed with which part of which noise"
+    )
     calculate = add_step(steps, calculate_mixture_features, "mix, and write waves and spectra")
-    pack = add_step(steps, pack_features, "pack context windows and targets of all mixtures into one HDF5 file")
-    scale = add_step(steps, compute_scaler, "compute mean and standard deviation of each frequency bin")
+    pack = add_step(
+        steps, pack_features, "pack context windows and targets of all mixtures into one HDF5 file"
+    )
+    scale = add_step(
+        steps, compute_scaler, "compute mean and standard deviation of each frequency bin"
+    )
     for step in (create, calculate, pack, scale):
-        step.add_argument("--workspace", required=True, help="folder of all intermediate files and results")
-        step.add_argument("--data_type", required=True, choices=["train", "test"], help="which data set")
+        step.add_argument(
+            "--workspace", required=True, help="folder of all intermediate files and results"
+        )
+        step.add_argument(
+            "--data_type", required=True, choices=["train", "test"], help="which data set"
+        )
     for step in (create, calculate):
-        step.add_argument("--speech_dir", required=True, help="folder of clean speech (.wav, .flac, .ogg)")
+        step.add_argument(
+            "--speech_dir", required=True, help="folder of clean speech (.wav, .flac, .ogg)"
+        )
         step.add_argument("--noise_dir", required=True, help="folder of noises (.wav, .flac, .ogg)")
     for step in (calculate, pack):
-        step.add_argument("--snr", type=decibels, required=True, help="signal-to-noise ratio of the mixtures in dB")
+        step.add_argument(
+            "--snr",
+            type=decibels,
+            required=True,
+            help="signal-to-noise ratio of the mixtures in dB",
+        )
     scale.add_argument(
-        "--snr", type=decibels, nargs="+", required=True, help="signal-to-noise ratio of the mixtures in dB, or several"
+        "--snr",
+        type=decibels,
+        nargs="+",
+        required=True,
+        help="signal-to-noise ratio of the mixtures in dB, or several",
     )
     for step in (calculate, pack, scale):
-        step.add_argument("--n_jobs", type=positive_int, help="parallel jobs; default: one for each processor core")
+        step.add_argument(
+            "--n_jobs",
+            type=positive_int,
+            help="parallel jobs; default: one for each processor core",
+        )
     create.add_argument(
-        "--magnification", type=positive_int, default=1, help="noises mixed with each training speech, drawn at random"
+        "--magnification",
+        type=positive_int,
+        default=1,
+        help="noises mixed with each training speech, drawn at random",
     )
-    create.add_argument("--speech_list", help="text file naming the speech files to use, one per line; default: all")
-    create.add_argument("--noise_list", help="text file naming the noise files to use, one per line; default: all")
-    pack.add_argument("--recipe", default="original", help="name of a recipe in recipes/, or a TOML file")
-    pack.add_argument("--n_concat", type=int, help="frames in a context window, odd; default: the recipe's")
-    pack.add_argument("--n_hop", type=int, default=3, help="frames from one context window to the next")
+    create.add_argument(
+        "--speech_list", help="text file naming the speech files to use, one per line; default: all"
+    )
+    create.add_argument(
+        "--noise_list", help="text file naming the noise files to use, one per line; default: all"
+    )
+    pack.add_argument(
+        "--recipe", default="original", help="name of a recipe in recipes/, or a TOML file"
+    )
+    pack.add_argument(
+        "--n_concat", type=int, help="frames in a context window, odd; default: the recipe's"
+    )
+    pack.add_argument(
+        "--n_hop", type=int, default=3, help="frames from one context window to the next"
+    )
     return run_step(parser, argv)
 
 

@@ -17,14 +17,14 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audio_files import list_audio, read_audio
-from command_line import Progress
 from config import sample_rate, stft_settings
-from enhance import enhance_file
 from main_dnn import SHIPPED_MODEL
-from network import Scaler, Settings, build_network, load_model
-from parallel import n_cores
-from recipe import load_recipe
+from speech_enhancement.command_line import Progress
+from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.enhancement.recordings import enhance_file
+from speech_enhancement.network.network import Scaler, Settings, build_network, load_model
+from speech_enhancement.parallel import n_cores
+from speech_enhancement.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DURATION_S = 600
@@ -34,7 +34,9 @@ def make_recording(path: Path) -> None:
     """Write 10 minutes of the mini data's speech with noise, 16-bit, 16 kHz, mono."""
     folders = (ROOT / "mini_data" / name for name in ("test_speech", "test_noise"))
     speech, noise = (
-        np.concatenate([read_audio(str(folder / name)) for name in list_audio(str(folder), "audio")])
+        np.concatenate(
+            [read_audio(str(folder / name)) for name in list_audio(str(folder), "audio")]
+        )
         for folder in folders
     )
     n_samples = DURATION_S * sample_rate
@@ -65,22 +67,34 @@ def run_logmmse(source: Path, target: Path) -> None:
     from logmmse import logmmse
 
     audio, rate = soundfile.read(source, dtype="float32")
-    minutes = [logmmse(audio[start : start + 60 * rate], rate) for start in range(0, len(audio), 60 * rate)]
+    minutes = [
+        logmmse(audio[start : start + 60 * rate], rate) for start in range(0, len(audio), 60 * rate)
+    ]
     soundfile.write(target, np.concatenate(minutes), rate, subtype="PCM_16")
 
 
 def main() -> None:
     """Print the real-time factors and their ratios to log-MMSE's."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as folder, Progress(10**9, "s") as progress:
         source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
         make_recording(source)
         baseline = best_of_three(lambda: run_logmmse(source, target)) / DURATION_S
-        print(f"| system, {n_cores()} cores | real-time factor | ratio to log-MMSE |\n|---|---|---|")
+        print(
+            f"| system, {n_cores()} cores | real-time factor | ratio to log-MMSE |\n|---|---|---|"
+        )
         print(f"| log-MMSE, one core | {baseline:.4f} | 1 |")
-        for name, loaded in (("shipped model", load_model(SHIPPED_MODEL)), ("2048-unit network", original_model())):
+        for name, loaded in (
+            ("shipped model", load_model(SHIPPED_MODEL)),
+            ("2048-unit network", original_model()),
+        ):
             files = (str(source), str(target), 0.0, progress)
-            factor = best_of_three(lambda loaded=loaded, files=files: enhance_file(*loaded, *files)) / DURATION_S
+            factor = (
+                best_of_three(lambda loaded=loaded, files=files: enhance_file(*loaded, *files))
+                / DURATION_S
+            )
             print(f"| `enhance`, {name} | {factor:.4f} | {factor / baseline:.2f} |", flush=True)
 
 

@@ -23,8 +23,8 @@ import quality
 import soxr
 
 import evaluate
-from audio_files import read_audio, write_wave
-from workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+from speech_enhancement.data.audio_files import read_audio, write_wave
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
 
 MAX_DELAY = 1600  # samples at 16 kHz: 0.1 s
 
@@ -60,7 +60,9 @@ def with_deepfilternet(audio: np.ndarray) -> np.ndarray:
     library.df_get_frame_length.argtypes = library.df_free.argtypes = [ctypes.c_void_p]
     library.df_process_frame.restype = ctypes.c_float
     library.df_process_frame.argtypes = [ctypes.c_void_p, floats, floats]
-    state = library.df_create(os.fsencode(model_path()), 100.0, None)  # attenuation limit in dB: none
+    state = library.df_create(
+        os.fsencode(model_path()), 100.0, None
+    )  # attenuation limit in dB: none
     frames = split_frames(at_48_khz(audio).astype(np.float32), library.df_get_frame_length(state))
     enhanced = np.empty_like(frames)
     for noisy, clean in zip(frames, enhanced, strict=True):
@@ -119,10 +121,21 @@ def run_peer(name: str, corpus: Path, out: Path, pesq: str) -> None:
 
 def main() -> None:
     """Run the peers that are asked for, then print the tables at 0 dB of all that were scored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of the five folders of audio")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder of the five folders of audio"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of all results")
-    parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=PEERS,
+        default=list(PEERS),
+        metavar="NAME",
+        help=", ".join(PEERS),
+    )
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
     arguments = parser.parse_args()
     for name in arguments.only:

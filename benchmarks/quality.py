@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import evaluate
 import main_dnn
 import prepare_data
-from audio_files import list_audio, read_audio, write_wave
-from recipe import load_recipe
-from scores import si_sdr
-from workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+from speech_enhancement.data.audio_files import list_audio, read_audio, write_wave
+from speech_enhancement.evaluation.measures import si_sdr
+from speech_enhancement.recipe import load_recipe
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
 
 MEASURES = ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi", "si_sdr")
 SNRS = (-5, 0, 5, 10, 15, 20)  # dB
@@ -46,7 +46,9 @@ LADDER = {  # name: what is changed against the row before
         "training_noise": {"speed": False, "synthetic": 0.0, "equalization_db": 0.0},
     },
     "+ mask": {"target": {"output": "mask", "loss": "compressed_magnitude"}},
-    "+ noise estimates": {"input": {"noise_estimate": "percentiles", "percentiles": [20], "level_window_s": 5.0}},
+    "+ noise estimates": {
+        "input": {"noise_estimate": "percentiles", "percentiles": [20], "level_window_s": 5.0}
+    },
     "+ four percentiles": {"input": {"percentiles": [10, 20, 50, 80]}},
     "+ layer normalization": {"network": {"layer_normalization": True}},
     "+ schedule, average": {"training": None},  # None: as in the default
@@ -84,7 +86,10 @@ def write_recipe(path: Path, recipe: dict) -> None:
     for section, values in recipe.items():
         lines += [
             f"[{section}]",
-            *(f"{name} = {json.dumps(value).replace('Infinity', 'inf')}" for name, value in values.items()),
+            *(
+                f"{name} = {json.dumps(value).replace('Infinity', 'inf')}"
+                for name, value in values.items()
+            ),
         ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -116,17 +121,40 @@ def training_noise_dir(corpus: Path, out: Path) -> Path:
 
 def prepare_test_set(corpus: Path, workspace: Path, snrs: list[float]) -> None:
     """Mix the test set at each SNR: every test speech with every test noise."""
-    folders = ("--speech_dir", corpus / "test_speech", "--noise_dir", corpus / "test_noise", "--data_type", "test")
+    folders = (
+        "--speech_dir",
+        corpus / "test_speech",
+        "--noise_dir",
+        corpus / "test_noise",
+        "--data_type",
+        "test",
+    )
     run(prepare_data, "create_mixture_csv", "--workspace", workspace, *folders)
     for snr in snrs:
-        run(prepare_data, "calculate_mixture_features", "--workspace", workspace, *folders, f"--snr={snr}")
+        run(
+            prepare_data,
+            "calculate_mixture_features",
+            "--workspace",
+            workspace,
+            *folders,
+            f"--snr={snr}",
+        )
 
 
 def prepare_training_set(corpus: Path, workspace: Path, noise_dir: Path) -> None:
     """Prepare the packed training set of the original: 0 dB, two noises for each speech."""
-    folders = ("--speech_dir", corpus / "train_speech", "--noise_dir", noise_dir, "--data_type", "train")
+    folders = (
+        "--speech_dir",
+        corpus / "train_speech",
+        "--noise_dir",
+        noise_dir,
+        "--data_type",
+        "train",
+    )
     common = ("--workspace", workspace, "--data_type", "train", "--snr", 0)
-    run(prepare_data, "create_mixture_csv", "--workspace", workspace, *folders, "--magnification", 2)
+    run(
+        prepare_data, "create_mixture_csv", "--workspace", workspace, *folders, "--magnification", 2
+    )
     run(prepare_data, "calculate_mixture_features", "--workspace", workspace, *folders, "--snr", 0)
     run(prepare_data, "pack_features", *common, "--n_hop", 3)
     run(prepare_data, "compute_scaler", *common)
@@ -137,14 +165,49 @@ def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int
     recipe = workspace / "recipe.toml"
     write_recipe(recipe, ladder_recipe(name) if name in LADDER else recipe_dict(name))
     noise_dir = training_noise_dir(corpus, out)
-    flags = ["--workspace", workspace, "--te_snr", 0, "--recipe", recipe, "--n_iterations", n_iterations]
-    flags += ["--eval_every", max(1, n_iterations // 10), "--save_every", max(1, n_iterations // 4), "--keep", 1]
-    run(prepare_data, "pack_features", "--workspace", workspace, "--data_type", "test", "--snr", 0, "--recipe", recipe)
+    flags = [
+        "--workspace",
+        workspace,
+        "--te_snr",
+        0,
+        "--recipe",
+        recipe,
+        "--n_iterations",
+        n_iterations,
+    ]
+    flags += [
+        "--eval_every",
+        max(1, n_iterations // 10),
+        "--save_every",
+        max(1, n_iterations // 4),
+        "--keep",
+        1,
+    ]
+    run(
+        prepare_data,
+        "pack_features",
+        "--workspace",
+        workspace,
+        "--data_type",
+        "test",
+        "--snr",
+        0,
+        "--recipe",
+        recipe,
+    )
     if name == "original":
         if not (workspace / "packed_features/spectrogram/train/0db/scaler.npz").exists():
             prepare_training_set(corpus, workspace, noise_dir)
     else:
-        flags += ["--on_the_fly", "--speech_dir", corpus / "train_speech", "--noise_dir", noise_dir, "--cache_mb", 2000]
+        flags += [
+            "--on_the_fly",
+            "--speech_dir",
+            corpus / "train_speech",
+            "--noise_dir",
+            noise_dir,
+            "--cache_mb",
+            2000,
+        ]
     if name in LONG:
         flags += ["--valid_fraction", 0.1]
     if list(workspace.glob("models/*/state.npz")):
@@ -154,7 +217,11 @@ def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int
 
 def iteration_to_score(name: str, workspace: Path, n_iterations: int) -> int | str:
     """Return which model is scored: for the original's long run the best on held-out training speakers."""
-    return "best" if name == "original" and list(workspace.glob("models/*/md_best.keras")) else n_iterations
+    return (
+        "best"
+        if name == "original" and list(workspace.glob("models/*/md_best.keras"))
+        else n_iterations
+    )
 
 
 def enhance_with_logmmse(workspace: Path, snr: float) -> None:
@@ -168,7 +235,9 @@ def enhance_with_logmmse(workspace: Path, snr: float) -> None:
         write_wave(enhanced_path(str(workspace), snr, mixture.name), enhanced)
 
 
-def run_system(name: str, corpus: Path, out: Path, snrs: list[float], n_iterations: int, pesq: str) -> None:
+def run_system(
+    name: str, corpus: Path, out: Path, snrs: list[float], n_iterations: int, pesq: str
+) -> None:
     """Train (where there is something to train), enhance and score one system at each SNR."""
     workspace = out / name.replace(" ", "_").replace("+_", "plus_")
     missing = [snr for snr in snrs if not os.path.exists(scores_path(str(workspace), snr))]
@@ -182,7 +251,15 @@ def run_system(name: str, corpus: Path, out: Path, snrs: list[float], n_iteratio
             enhance_with_logmmse(workspace, snr)
         else:
             iteration = iteration_to_score(name, workspace, n_iterations)
-            run(main_dnn, "inference", "--workspace", workspace, f"--te_snr={snr}", "--iteration", iteration)
+            run(
+                main_dnn,
+                "inference",
+                "--workspace",
+                workspace,
+                f"--te_snr={snr}",
+                "--iteration",
+                iteration,
+            )
         speech_dir = corpus / "test_speech"
         run(
             evaluate,
@@ -205,15 +282,23 @@ def collect(corpus: Path, out: Path) -> list[dict]:
     rows = {}
     for path in sorted(out.glob("*/scores/test/*/scores.csv")):
         workspace, snr = path.parents[3], float(path.parent.name.removesuffix("db"))
-        names = {tuple(mixture[:2]): mixture.name for mixture in read_mixtures(str(workspace), "test")}
+        names = {
+            tuple(mixture[:2]): mixture.name for mixture in read_mixtures(str(workspace), "test")
+        }
         with open(path, encoding="utf-8") as file:
             scores = [row for row in csv.DictReader(file) if row["pesq_raw_mos"]]
         for row in scores:
             noisy, pair = row["signal"] == "noisy", (row["speech_name"], row["noise_name"])
             key = ("unprocessed" if noisy else workspace.name, snr, *pair)
             if key not in rows:
-                place = (str(workspace), "test", snr, names[pair]) if noisy else (str(workspace), snr, names[pair])
-                degraded = read_audio((mixed_audio_path if noisy else enhanced_path)(*place)).astype(np.float64)
+                place = (
+                    (str(workspace), "test", snr, names[pair])
+                    if noisy
+                    else (str(workspace), snr, names[pair])
+                )
+                degraded = read_audio(
+                    (mixed_audio_path if noisy else enhanced_path)(*place)
+                ).astype(np.float64)
                 reference = read_audio(str(corpus / "test_speech" / pair[0])).astype(np.float64)
                 rows[key] = dict(zip(("system", "snr", "speech", "noise"), key, strict=True))
                 rows[key] |= {name: float(row[name]) for name in MEASURES[:-1] if row[name]}
@@ -242,7 +327,9 @@ def print_table(rows: list[dict], snr: float, noises: str) -> None:
     print(f"\n{snr:g} dB, {f'noises {noises}*' if noises else 'all noises'}, {len(noisy)} mixtures")
     print("| system | raw PESQ | gain | 95 % interval | LQO narrow | LQO wide | STOI | SI-SDR dB |")
     print("|---|---|---|---|---|---|---|---|")
-    systems = sorted({row["system"] for row in chosen}, key=lambda name: (name != "unprocessed", name))
+    systems = sorted(
+        {row["system"] for row in chosen}, key=lambda name: (name != "unprocessed", name)
+    )
     for system in systems:
         of_system = [row for row in chosen if row["system"] == system]
         gains = {}
@@ -252,8 +339,17 @@ def print_table(rows: list[dict], snr: float, noises: str) -> None:
         mean = {name: np.mean([row[name] for row in of_system if name in row]) for name in MEASURES}
         low, high = bootstrap_interval(gains)
         gain = mean["pesq_raw_mos"] - np.mean([row["pesq_raw_mos"] for row in noisy.values()])
-        scores = [f"{mean[name]:.{digits}f}" for name, digits in zip(MEASURES, (2, 2, 2, 3, 1), strict=True)]
-        print("|", " | ".join([system, scores[0], f"{gain:+.2f}", f"{low:+.2f} to {high:+.2f}", *scores[1:]]), "|")
+        scores = [
+            f"{mean[name]:.{digits}f}"
+            for name, digits in zip(MEASURES, (2, 2, 2, 3, 1), strict=True)
+        ]
+        print(
+            "|",
+            " | ".join(
+                [system, scores[0], f"{gain:+.2f}", f"{low:+.2f} to {high:+.2f}", *scores[1:]]
+            ),
+            "|",
+        )
 
 
 def draw_gain(rows: list[dict], path: Path) -> None:
@@ -268,7 +364,9 @@ def draw_gain(rows: list[dict], path: Path) -> None:
     for system in sorted({name for name, _ in means} - {"unprocessed"}):
         snrs = sorted(snr for name, snr in means if name == system)
         if len(snrs) > 1:
-            gains = [np.mean(means[system, snr]) - np.mean(means["unprocessed", snr]) for snr in snrs]
+            gains = [
+                np.mean(means[system, snr]) - np.mean(means["unprocessed", snr]) for snr in snrs
+            ]
             axes.plot(snrs, gains, marker="o", label=system)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="SNR (dB)", ylabel="gain in raw P.862 MOS over unprocessed")
@@ -279,13 +377,28 @@ def draw_gain(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     """Run the systems that are asked for, then print the tables of all that were scored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of the five folders of audio")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder of the five folders of audio"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of all results")
     systems = ["logmmse", "original", "xu2015", "xu2015_multi", *LADDER, "default"]
-    parser.add_argument("--only", nargs="*", choices=systems, default=systems, metavar="NAME", help=", ".join(systems))
-    parser.add_argument("--n_iterations", type=int, default=4000, help="of each row of the ladder (4000)")
-    parser.add_argument("--long_iterations", type=int, default=60000, help="of default and original (60000)")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=systems,
+        default=systems,
+        metavar="NAME",
+        help=", ".join(systems),
+    )
+    parser.add_argument(
+        "--n_iterations", type=int, default=4000, help="of each row of the ladder (4000)"
+    )
+    parser.add_argument(
+        "--long_iterations", type=int, default=60000, help="of default and original (60000)"
+    )
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
     arguments = parser.parse_args()
     list_audio(str(arguments.corpus / "test_speech"), "speech")

@@ -19,9 +19,9 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audio_files import list_audio, read_audio
 from config import sample_rate
-from parallel import n_cores
+from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.parallel import n_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 CUT_S = 3
@@ -56,15 +56,22 @@ def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
             if n_done == n_cuts:
                 return
             piece = audio[start : start + CUT_S * sample_rate]
-            soundfile.write(folder / f"{name.removesuffix('.flac')}_{start}.flac", piece, sample_rate)
+            soundfile.write(
+                folder / f"{name.removesuffix('.flac')}_{start}.flac", piece, sample_rate
+            )
             n_done += 1
     if n_done < n_cuts:
         raise SystemExit(f"{corpus} has only {n_done} of the {n_cuts} pieces of {CUT_S} s")
 
 
-def prepare(corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = "") -> tuple[float, float]:
+def prepare(
+    corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = ""
+) -> tuple[float, float]:
     """Mix, pack and scale, two noises for each speech; return seconds in all, and peak memory in MB."""
-    speech_dir, workspace = out / f"speech_{n_mixtures}", out / f"prepared_{n_mixtures}_{n_jobs}{name}"
+    speech_dir, workspace = (
+        out / f"speech_{n_mixtures}",
+        out / f"prepared_{n_mixtures}_{n_jobs}{name}",
+    )
     cut_speech(corpus, speech_dir, n_mixtures // 2)
     common = ("--workspace", workspace, "--data_type", "train")
     folders = ("--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free")
@@ -93,14 +100,18 @@ def measure_preparation(corpus: Path, out: Path) -> None:
     for repeat in range(3):
         for kind, of_kind in runs.items():
             of_kind.append(prepare(corpus, out, *kind, f"_{os.getpid()}_{repeat}"))
-    print("| preparation | jobs | s, best and worst | times real time | ms a mixture | to 500 | to one job | peak MB |")
+    print(
+        "| preparation | jobs | s, best and worst | times real time | ms a mixture | to 500 | to one job | peak MB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for (n_mixtures, n_jobs), of_kind in runs.items():
         seconds, memory = (np.array(values) for values in zip(*of_kind, strict=True))
         alone = np.array([second for second, _ in runs[n_mixtures, 1]])
         per_mixture = 1000 * seconds.min() / n_mixtures
         growth = per_mixture / (1000 * min(runs[500, n_jobs])[0] / 500)
-        real_time = " to ".join(f"{n_mixtures * CUT_S / value:.0f}" for value in (seconds.max(), seconds.min()))
+        real_time = " to ".join(
+            f"{n_mixtures * CUT_S / value:.0f}" for value in (seconds.max(), seconds.min())
+        )
         print(
             f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | {seconds.min():.2f}, {seconds.max():.2f} | "
             f"{real_time} | {per_mixture:.2f} | {growth:.2f} | {np.median(alone / seconds):.2f} | {memory.max():.0f} |"
@@ -138,14 +149,16 @@ def long_packed(source: Path, workspace: Path, hours: float) -> None:
     """Write a data.h5 of so many hours that repeats the rows of another, and the scaler beside it."""
     import h5py
 
-    from safe_files import new_hdf5
+    from speech_enhancement.files import new_hdf5
 
     place = Path("packed_features/spectrogram/train/0db")
     with h5py.File(source / place / "data.h5") as small:
         n_rows = round(hours * 3600 * sample_rate / 256 / 3)
         shapes = {name: (n_rows, *small[name].shape[1:]) for name in ("x", "y")}
         arrays = {"first_rows": np.array([0])}
-        with new_hdf5(str(workspace / place / "data.h5"), shapes, dict(small.attrs), arrays) as rows:
+        with new_hdf5(
+            str(workspace / place / "data.h5"), shapes, dict(small.attrs), arrays
+        ) as rows:
             block = {name: small[name][:4096] for name in ("x", "y")}
             for start in range(0, n_rows, 4096):
                 for name in ("x", "y"):
@@ -172,9 +185,13 @@ def measure_training(corpus: Path, out: Path) -> None:
     import contextlib
     import itertools
 
-    from distribution import Share
-    from training import Training
-    from training_sets import on_the_fly_sets, packed_sets, resolve_recipe
+    from speech_enhancement.training.devices import Share
+    from speech_enhancement.training.training import Training
+    from speech_enhancement.training.training_sets import (
+        on_the_fly_sets,
+        packed_sets,
+        resolve_recipe,
+    )
 
     workspace = out / "training"
     test_set(corpus, workspace, "original")
@@ -186,15 +203,23 @@ def measure_training(corpus: Path, out: Path) -> None:
             (workspace / name).symlink_to((packed_from / name).resolve())
     recipe = resolve_recipe("original", [0.0], None, None, None, None)
     speech, noise = str(corpus / "train_speech"), str(corpus / "train_noise_free")
-    print("| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n|---|---|---|---|")
+    print(
+        "| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n|---|---|---|---|"
+    )
     with contextlib.ExitStack() as stack:
         share = Share()
         packed = packed_sets(stack, str(workspace), 0, recipe, 0, 0.0, share)
         fly = on_the_fly_sets(stack, str(workspace), 0, recipe, speech, noise, 0, 0.0, 2000, share)
         for name, (chosen, sets) in (("data.h5", packed), ("on the fly", fly)):
-            training, batches = Training(str(workspace), "benchmark", chosen, sets, 0), sets.batches(0)
+            training, batches = (
+                Training(str(workspace), "benchmark", chosen, sets, 0),
+                sets.batches(0),
+            )
             fixed = next(batches)
-            rates = [(step_rate(training, itertools.repeat(fixed)), step_rate(training, batches)) for _ in range(2)]
+            rates = [
+                (step_rate(training, itertools.repeat(fixed)), step_rate(training, batches))
+                for _ in range(2)
+            ]
             (bare, _), (real, waited) = (max(of_kind) for of_kind in zip(*rates, strict=True))
             print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 | |")
             print(f"| {name} | {real:.2f} | {real / bare:.3f} | {100 * waited:.1f} % |", flush=True)
@@ -206,7 +231,9 @@ def measure_memory(corpus: Path, out: Path) -> None:
     packed_from = out / f"prepared_2000_{n_cores()}"
     if not packed_from.exists():
         prepare(corpus, out, 2000, n_cores())
-    print("| training, 2048 units, 40 iterations | hours | peak MB | growth MB | s in all |\n|---|---|---|---|---|")
+    print(
+        "| training, 2048 units, 40 iterations | hours | peak MB | growth MB | s in all |\n|---|---|---|---|---|"
+    )
     for kind in ("on the fly", "data.h5"):
         first = None
         for hours in HOURS:
@@ -215,13 +242,22 @@ def measure_memory(corpus: Path, out: Path) -> None:
             flags = ["--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--n_iterations", 40]
             if kind == "on the fly":
                 speech_dir = long_speech(corpus, out / f"speech_{hours}h", hours)
-                flags += ["--on_the_fly", "--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free"]
+                flags += [
+                    "--on_the_fly",
+                    "--speech_dir",
+                    speech_dir,
+                    "--noise_dir",
+                    corpus / "train_noise_free",
+                ]
                 flags += ["--cache_mb", 32]  # both fill it within a few blocks
             else:
                 long_packed(packed_from, workspace, hours)
             seconds, memory = run("main_dnn", "train", *flags)
             first = first or memory
-            print(f"| {kind} | {hours} | {memory:.0f} | {memory - first:+.0f} | {seconds:.0f} |", flush=True)
+            print(
+                f"| {kind} | {hours} | {memory:.0f} | {memory - first:+.0f} | {seconds:.0f} |",
+                flush=True,
+            )
             shutil.rmtree(workspace)
 
 
@@ -231,7 +267,7 @@ def measure_memory(corpus: Path, out: Path) -> None:
 def measure_scoring(corpus: Path, out: Path) -> None:
     """Print the real-time factor of inference on the test set, and how much faster all cores score it than one."""
     import main_dnn
-    from network import load_model
+    from speech_enhancement.network.network import load_model
 
     workspace = out / "scoring"
     test_set(corpus, workspace, "original")
@@ -248,11 +284,22 @@ def measure_scoring(corpus: Path, out: Path) -> None:
         durations.append(time.perf_counter() - began)
     print(f"\n| inference of {audio_s:.0f} s, loading in | real-time factor |\n|---|---|")
     print(f"| shipped model | {min(durations) / audio_s:.4f} |")
-    flags = ("--workspace", workspace, "--speech_dir", corpus / "test_speech", "--te_snr", 0, "--pesq", ROOT / "pesq")
+    flags = (
+        "--workspace",
+        workspace,
+        "--speech_dir",
+        corpus / "test_speech",
+        "--te_snr",
+        0,
+        "--pesq",
+        ROOT / "pesq",
+    )
     alone, _ = run("evaluate", "calculate_pesq", *flags, "--n_jobs", 1)
     together, _ = run("evaluate", "calculate_pesq", *flags)
     print("| scoring | s | ratio to one job |\n|---|---|---|")
-    print(f"| one job | {alone:.1f} | 1 |\n| {n_cores()} jobs | {together:.1f} | {alone / together:.2f} |")
+    print(
+        f"| one job | {alone:.1f} | 1 |\n| {n_cores()} jobs | {together:.1f} | {alone / together:.2f} |"
+    )
 
 
 PARTS = {
@@ -265,10 +312,20 @@ PARTS = {
 
 def main() -> None:
     """Measure the parts that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the folders of audio")
-    parser.add_argument("--out", type=Path, required=True, help="folder for data and workspaces: 20 GB for memory")
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), help="parts to measure; default: all")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for data and workspaces: 20 GB for memory"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=PARTS,
+        default=list(PARTS),
+        help="parts to measure; default: all",
+    )
     arguments = parser.parse_args()
     for name in arguments.only:
         PARTS[name](arguments.corpus, arguments.out)

@@ -11,8 +11,14 @@ import onnxruntime
 import soundfile
 
 network = onnxruntime.InferenceSession(sys.argv[1])
-about = {name: json.loads(text) for name, text in network.get_modelmeta().custom_metadata_map.items()}
-recipe, every, epsilon = about["recipe"]["input"], about["frames_per_estimate"], about["log_epsilon"]
+about = {
+    name: json.loads(text) for name, text in network.get_modelmeta().custom_metadata_map.items()
+}
+recipe, every, epsilon = (
+    about["recipe"]["input"],
+    about["frames_per_estimate"],
+    about["log_epsilon"],
+)
 wave, rate = soundfile.read(sys.argv[2])
 assert rate == about["sample_rate"] and wave.ndim == 1 and recipe["noise_estimate"] == "percentiles"
 
@@ -21,18 +27,29 @@ padded = np.pad(wave, (0, max(n_window - len(wave), -(len(wave) - n_window) % n_
 window = np.hamming(n_window)
 spectrum = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, n_window)[::n_hop] * window)
 spectrum /= np.sqrt(np.sum(window**2))
-log, power, n_frames = np.log(np.abs(spectrum) + epsilon), np.mean(np.abs(spectrum) ** 2, axis=1), len(spectrum)
+log, power, n_frames = (
+    np.log(np.abs(spectrum) + epsilon),
+    np.mean(np.abs(spectrum) ** 2, axis=1),
+    len(spectrum),
+)
 
-width = min(n_frames, round(recipe["level_window_s"] * rate / n_hop))  # each estimate is of so many frames
+width = min(
+    n_frames, round(recipe["level_window_s"] * rate / n_hop)
+)  # each estimate is of so many frames
 starts = np.clip(np.arange(0, n_frames, every) + every // 2 - width // 2, 0, n_frames - width)
-levels = np.array([np.log(np.mean(power[start : start + width]) + epsilon**2) / 2 for start in starts])
+levels = np.array(
+    [np.log(np.mean(power[start : start + width]) + epsilon**2) / 2 for start in starts]
+)
 ranks = [round(percent / 100 * (width - 1)) for percent in recipe["percentiles"]]
 statistics = np.array([np.sort(log[start : start + width], axis=0)[ranks] for start in starts])
 statistics = np.maximum(statistics - levels[:, None, None], -about["floor"])
 of_frame = np.arange(n_frames) // every
 frames = np.maximum(log - levels[of_frame, None], -about["floor"])
 frames = np.pad(frames, ((recipe["n_concat"] // 2,) * 2, (0, 0)), mode="edge")
-inputs = {"frames": frames.astype(np.float32), "statistics": statistics[of_frame].astype(np.float32)}
+inputs = {
+    "frames": frames.astype(np.float32),
+    "statistics": statistics[of_frame].astype(np.float32),
+}
 mask = network.run(["mask"], inputs)[0]
 
 enhanced, divisor = np.zeros(len(padded)), np.zeros(len(padded))

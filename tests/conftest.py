@@ -32,24 +32,59 @@ def run_process(script: str, *flags, **options) -> subprocess.CompletedProcess:
 
 def create(workspace, data_type="train", speech=None, noise=None, *flags) -> int:
     speech, noise = speech or MINI / f"{data_type}_speech", noise or MINI / f"{data_type}_noise"
-    folders = ("--workspace", workspace, "--speech_dir", speech, "--noise_dir", noise, "--data_type", data_type)
+    folders = (
+        "--workspace",
+        workspace,
+        "--speech_dir",
+        speech,
+        "--noise_dir",
+        noise,
+        "--data_type",
+        data_type,
+    )
     return run("prepare_data", "create_mixture_csv", *folders, *flags)
 
 
 def calculate(workspace, data_type="train", speech=None, noise=None, snr=0) -> int:
     speech, noise = speech or MINI / f"{data_type}_speech", noise or MINI / f"{data_type}_noise"
-    folders = ("--workspace", workspace, "--speech_dir", speech, "--noise_dir", noise, "--data_type", data_type)
+    folders = (
+        "--workspace",
+        workspace,
+        "--speech_dir",
+        speech,
+        "--noise_dir",
+        noise,
+        "--data_type",
+        data_type,
+    )
     return run("prepare_data", "calculate_mixture_features", *folders, "--snr", snr)
 
 
 def pack(workspace, data_type="train", snr=0, *flags) -> int:
     return run(
-        "prepare_data", "pack_features", "--workspace", workspace, "--data_type", data_type, "--snr", snr, *flags
+        "prepare_data",
+        "pack_features",
+        "--workspace",
+        workspace,
+        "--data_type",
+        data_type,
+        "--snr",
+        snr,
+        *flags,
     )
 
 
 def scale(workspace, snr=0) -> int:
-    return run("prepare_data", "compute_scaler", "--workspace", workspace, "--data_type", "train", "--snr", snr)
+    return run(
+        "prepare_data",
+        "compute_scaler",
+        "--workspace",
+        workspace,
+        "--data_type",
+        "train",
+        "--snr",
+        snr,
+    )
 
 
 def prepare(workspace, *pack_flags) -> None:
@@ -66,11 +101,23 @@ def train(workspace, *flags) -> int:
 
 
 def inference(workspace, *flags) -> int:
-    return run("main_dnn", "inference", "--workspace", workspace, "--tr_snr", 0, "--te_snr", 0, *flags)
+    return run(
+        "main_dnn", "inference", "--workspace", workspace, "--tr_snr", 0, "--te_snr", 0, *flags
+    )
 
 
 def calculate_pesq(workspace, *flags, speech=MINI / "test_speech") -> int:
-    flags = ("--workspace", workspace, "--speech_dir", speech, "--te_snr", 0, "--pesq", PESQ, *flags)
+    flags = (
+        "--workspace",
+        workspace,
+        "--speech_dir",
+        speech,
+        "--te_snr",
+        0,
+        "--pesq",
+        PESQ,
+        *flags,
+    )
     return run("evaluate", "calculate_pesq", *flags)
 
 
@@ -114,4 +161,6 @@ def trained(tmp_path_factory):
     return workspace
 
 
-needs_pesq = pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
+needs_pesq = pytest.mark.skipif(
+    not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh"
+)

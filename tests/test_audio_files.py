@@ -5,9 +5,15 @@ import pytest
 import soundfile
 from conftest import MINI
 
-from audio_files import AudioCache, audio_length, list_audio, read_audio, write_wave
-from errors import InputError
-from workspace import flat_name
+from speech_enhancement.data.audio_files import (
+    AudioCache,
+    audio_length,
+    list_audio,
+    read_audio,
+    write_wave,
+)
+from speech_enhancement.errors import InputError
+from speech_enhancement.workspace import flat_name
 
 SPEECH = MINI / "train_speech" / "en_allison_wrong.wav"
 
@@ -24,7 +30,11 @@ def sphere(samples: np.ndarray, rate: int = 16000, announced: int | None = None)
         "sample_sig_bits -i": 16,
         "sample_coding -s3": "pcm",
     }
-    header = "NIST_1A\n   1024\n" + "".join(f"{key} {value}\n" for key, value in fields.items()) + "end_head\n"
+    header = (
+        "NIST_1A\n   1024\n"
+        + "".join(f"{key} {value}\n" for key, value in fields.items())
+        + "end_head\n"
+    )
     return header.encode().ljust(1024) + samples.astype("<i2").tobytes()
 
 
@@ -70,7 +80,9 @@ def test_ogg_is_read_at_full_length(tmp_path, samples):
 
 def test_channels_are_averaged(tmp_path, samples):
     soundfile.write(tmp_path / "a.wav", np.stack([samples, samples // 2], axis=1), 16000)
-    np.testing.assert_allclose(read_audio(str(tmp_path / "a.wav")), (samples + samples // 2) / 65536, atol=1e-15)
+    np.testing.assert_allclose(
+        read_audio(str(tmp_path / "a.wav")), (samples + samples // 2) / 65536, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
@@ -103,18 +115,37 @@ def truncated(tmp_path, samples, name):
 
 
 BROKEN = {
-    "text.wav": (lambda folder, samples: (folder / "text.wav").write_text("no wave"), "not readable as audio"),
-    "zero.wav": (lambda folder, samples: (folder / "zero.wav").write_bytes(b""), "not readable as audio"),
-    "none.wav": (lambda folder, samples: soundfile.write(folder / "none.wav", samples[:0], 16000), "no samples"),
+    "text.wav": (
+        lambda folder, samples: (folder / "text.wav").write_text("no wave"),
+        "not readable as audio",
+    ),
+    "zero.wav": (
+        lambda folder, samples: (folder / "zero.wav").write_bytes(b""),
+        "not readable as audio",
+    ),
+    "none.wav": (
+        lambda folder, samples: soundfile.write(folder / "none.wav", samples[:0], 16000),
+        "no samples",
+    ),
     "cut.wav": (lambda folder, samples: truncated(folder, samples, "cut.wav"), "cut short"),
-    "cut.flac": (lambda folder, samples: truncated(folder, samples, "cut.flac"), "cut short|not readable"),
-    "cut.ogg": (lambda folder, samples: truncated(folder, samples, "cut.ogg"), "cut short|no samples|not readable"),
+    "cut.flac": (
+        lambda folder, samples: truncated(folder, samples, "cut.flac"),
+        "cut short|not readable",
+    ),
+    "cut.ogg": (
+        lambda folder, samples: truncated(folder, samples, "cut.ogg"),
+        "cut short|no samples|not readable",
+    ),
     "CUT.WAV": (
-        lambda folder, samples: (folder / "CUT.WAV").write_bytes(sphere(samples, announced=2 * len(samples))),
+        lambda folder, samples: (folder / "CUT.WAV").write_bytes(
+            sphere(samples, announced=2 * len(samples))
+        ),
         "cut short",
     ),
     "nan.wav": (
-        lambda folder, samples: soundfile.write(folder / "nan.wav", [0.0, np.nan, 0.1] * 600, 16000, subtype="FLOAT"),
+        lambda folder, samples: soundfile.write(
+            folder / "nan.wav", [0.0, np.nan, 0.1] * 600, 16000, subtype="FLOAT"
+        ),
         "NaN",
     ),
 }
@@ -137,16 +168,31 @@ def test_a_wave_streamed_to_a_pipe_announces_an_endless_length_and_is_read(tmp_p
 
 
 def test_folders_are_listed_below_sorted_and_hidden_files_left_out(tmp_path):
-    names = ["b.wav", "TRAIN/DR1/FCJF0/SA1.WAV", "a b.c.flac", "notes.txt", ".hidden.wav", ".dir/x.wav", "Grüße.ogg"]
+    names = [
+        "b.wav",
+        "TRAIN/DR1/FCJF0/SA1.WAV",
+        "a b.c.flac",
+        "notes.txt",
+        ".hidden.wav",
+        ".dir/x.wav",
+        "Grüße.ogg",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert list_audio(str(tmp_path), "speech") == ["Grüße.ogg", "TRAIN/DR1/FCJF0/SA1.WAV", "a b.c.flac", "b.wav"]
+    assert list_audio(str(tmp_path), "speech") == [
+        "Grüße.ogg",
+        "TRAIN/DR1/FCJF0/SA1.WAV",
+        "a b.c.flac",
+        "b.wav",
+    ]
     assert flat_name("TRAIN/DR1/FCJF0/SA1.WAV") == "TRAIN_DR1_FCJF0_SA1"
     assert flat_name("a b.c.flac") == "a b.c"
 
 
-@pytest.mark.parametrize("first, second", [("a.wav", "a.flac"), ("a/b.wav", "a_b.wav"), ("a.WAV", "a.wav")])
+@pytest.mark.parametrize(
+    "first, second", [("a.wav", "a.flac"), ("a/b.wav", "a_b.wav"), ("a.WAV", "a.wav")]
+)
 def test_two_inputs_with_one_output_name_are_both_named(tmp_path, first, second):
     for name in (first, second):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -184,4 +230,6 @@ def test_the_cache_returns_the_same_samples_and_stays_within_its_bound(tmp_path)
     cache = AudioCache(max_bytes=20_000)  # two files of 8000 bytes
     for path in [*paths, *reversed(paths), *paths]:
         np.testing.assert_array_equal(cache.read(path), read_audio(path))
-        assert cache._n_bytes == sum(wave.result().nbytes for wave in cache._waves.values()) <= 20_000
+        assert (
+            cache._n_bytes == sum(wave.result().nbytes for wave in cache._waves.values()) <= 20_000
+        )

@@ -26,7 +26,7 @@ from conftest import (
     write_csv,
 )
 
-from workspace import model_path
+from speech_enhancement.workspace import model_path
 
 
 @pytest.fixture
@@ -53,10 +53,22 @@ def expect_refusal(capsys, status, *words):
 
 
 def test_a_missing_or_empty_folder(tmp_path, workspace, capsys):
-    expect_refusal(capsys, create(workspace, "train", tmp_path / "nowhere"), tmp_path / "nowhere", "does not exist")
+    expect_refusal(
+        capsys,
+        create(workspace, "train", tmp_path / "nowhere"),
+        tmp_path / "nowhere",
+        "does not exist",
+    )
     (tmp_path / "empty").mkdir()
-    expect_refusal(capsys, create(workspace, "train", None, tmp_path / "empty"), tmp_path / "empty", "holds no .wav")
-    expect_refusal(capsys, create(workspace, "train", MINI / "SOURCES.txt"), "SOURCES.txt", "is a file")
+    expect_refusal(
+        capsys,
+        create(workspace, "train", None, tmp_path / "empty"),
+        tmp_path / "empty",
+        "holds no .wav",
+    )
+    expect_refusal(
+        capsys, create(workspace, "train", MINI / "SOURCES.txt"), "SOURCES.txt", "is a file"
+    )
     assert not workspace.exists()
 
 
@@ -77,7 +89,9 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_an_unusable_speech_file_is_found_when_the_mixtures_are_listed(workspace, speech, capsys, kind):
+def test_an_unusable_speech_file_is_found_when_the_mixtures_are_listed(
+    workspace, speech, capsys, kind
+):
     make, message = UNUSABLE[kind]
     make(speech / f"{kind}.wav")
     expect_refusal(capsys, create(workspace, "train", speech), f"{kind}.wav", message)
@@ -86,7 +100,10 @@ def test_an_unusable_speech_file_is_found_when_the_mixtures_are_listed(workspace
 
 UNMIXABLE = {
     "silent": (lambda path: soundfile.write(path, np.zeros(48000), 16000), "silent"),
-    "nan": (lambda path: soundfile.write(path, np.full(48000, np.nan), 16000, subtype="FLOAT"), "NaN"),
+    "nan": (
+        lambda path: soundfile.write(path, np.full(48000, np.nan), 16000, subtype="FLOAT"),
+        "NaN",
+    ),
 }
 
 
@@ -105,7 +122,12 @@ def test_silence_and_nan_are_found_when_mixing(tmp_path, workspace, speech, caps
 
 
 def test_more_noises_asked_for_than_there_are(workspace, capsys):
-    expect_refusal(capsys, create(workspace, "train", None, None, "--magnification", 4), "magnification 4", "3 noises")
+    expect_refusal(
+        capsys,
+        create(workspace, "train", None, None, "--magnification", 4),
+        "magnification 4",
+        "3 noises",
+    )
 
 
 def test_each_step_names_the_one_it_needs(workspace, capsys):
@@ -126,10 +148,16 @@ def test_each_step_names_the_one_it_needs(workspace, capsys):
     expect_refusal(capsys, train(workspace), "scaler.npz is missing; run compute_scaler")
     scale(workspace)
     capsys.readouterr()
-    expect_refusal(capsys, train(workspace), "data.h5 is missing; run pack_features --data_type test")
+    expect_refusal(
+        capsys, train(workspace), "data.h5 is missing; run pack_features --data_type test"
+    )
     calculate(workspace, "test")
     capsys.readouterr()
-    expect_refusal(capsys, inference(workspace, "--iteration", 1), "md_1iters.keras is missing; run train first")
+    expect_refusal(
+        capsys,
+        inference(workspace, "--iteration", 1),
+        "md_1iters.keras is missing; run train first",
+    )
     with contextlib.suppress(FileNotFoundError):
         assert not list((workspace / "models").rglob("*"))
 
@@ -166,10 +194,14 @@ def test_rows_of_a_hand_written_csv(workspace, capsys):
 
 def test_two_pairs_with_one_output_name(tmp_path, workspace, capsys):
     write_csv(workspace, [("a.b.wav", "c.wav", 0, 1000), ("a.wav", "b.c.wav", 0, 1000)])
-    expect_refusal(capsys, calculate(workspace), "a.b.wav with c.wav", "a.wav with b.c.wav", "a.b.c")
+    expect_refusal(
+        capsys, calculate(workspace), "a.b.wav with c.wav", "a.wav with b.c.wav", "a.b.c"
+    )
 
 
-@pytest.mark.parametrize("flags", [("--n_concat", 4), ("--n_concat", 0), ("--n_concat", -1), ("--n_hop", 0)])
+@pytest.mark.parametrize(
+    "flags", [("--n_concat", 4), ("--n_concat", 0), ("--n_concat", -1), ("--n_hop", 0)]
+)
 def test_windows_that_cannot_be(prepared, tmp_path, capsys, flags):
     workspace = shutil.copytree(prepared, tmp_path / "w")
     before = files_below(workspace)
@@ -179,8 +211,12 @@ def test_windows_that_cannot_be(prepared, tmp_path, capsys, flags):
 
 def test_an_unknown_iteration_and_another_n_concat(trained, capsys):
     before = files_below(trained)
-    expect_refusal(capsys, inference(trained, "--iteration", 7), "md_7iters.keras", "--iteration can be 4")
-    expect_refusal(capsys, inference(trained, "--iteration", 4, "--n_concat", 5), "n_concat 7", "--n_concat 5")
+    expect_refusal(
+        capsys, inference(trained, "--iteration", 7), "md_7iters.keras", "--iteration can be 4"
+    )
+    expect_refusal(
+        capsys, inference(trained, "--iteration", 4, "--n_concat", 5), "n_concat 7", "--n_concat 5"
+    )
     assert files_below(trained).keys() == before.keys()
 
 
@@ -212,7 +248,9 @@ def test_a_file_that_is_no_model_of_ours(trained, tmp_path, capsys, damage):
             file.write("no model")
     else:
         keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(path)
-    expect_refusal(capsys, inference(workspace, "--iteration", 4), path, "not a model of this program")
+    expect_refusal(
+        capsys, inference(workspace, "--iteration", 4), path, "not a model of this program"
+    )
 
 
 def test_damaged_features_scaler_and_scores(prepared, tmp_path, capsys):
@@ -241,7 +279,9 @@ def test_clean_speech_that_is_not_that_of_the_mixtures(trained, tmp_path, capsys
 
 
 @needs_pesq
-def test_waves_that_cannot_be_scored_keep_a_row_and_too_many_are_an_error(trained, tmp_path, capsys):
+def test_waves_that_cannot_be_scored_keep_a_row_and_too_many_are_an_error(
+    trained, tmp_path, capsys
+):
     workspace = shutil.copytree(trained, tmp_path / "w")
     path = workspace / "enh_wavs/test/0db/ru_ivrvoice_nobody.vinyl.enh.wav"
     soundfile.write(path, np.zeros(soundfile.info(path).frames), 16000, subtype="FLOAT")
@@ -250,11 +290,14 @@ def test_waves_that_cannot_be_scored_keep_a_row_and_too_many_are_an_error(traine
     lines = (workspace / "scores/test/0db/scores.csv").read_text().splitlines()
     assert "ru_ivrvoice_nobody.wav,vinyl.wav,enhanced" + 8 * "," in lines
     assert status == 2 and "1 of 4 enhanced waves could not be scored" in captured.err
-    assert "not scored: enhanced ru_ivrvoice_nobody.vinyl" in captured.out and "is silent" in captured.out
+    assert (
+        "not scored: enhanced ru_ivrvoice_nobody.vinyl" in captured.out
+        and "is silent" in captured.out
+    )
 
 
 def test_settings_of_another_transform_are_refused(prepared, tmp_path, capsys, monkeypatch):
-    import packed_files
+    from speech_enhancement.data import packed_files
 
     monkeypatch.setitem(packed_files.stft_settings, "n_overlap", 128)
     expect_refusal(capsys, scale(prepared), "data.h5: expected n_overlap 128, found 256")
@@ -289,7 +332,9 @@ def test_one_byte_changed_in_a_model(trained, tmp_path, capsys):
 def test_a_pesq_that_does_not_run(trained, tmp_path, capsys):
     (tmp_path / "pesq").write_text("not a program")
     (tmp_path / "pesq").chmod(0o755)
-    expect_refusal(capsys, calculate_pesq(trained, "--pesq", tmp_path / "pesq"), "does not run on this machine")
+    expect_refusal(
+        capsys, calculate_pesq(trained, "--pesq", tmp_path / "pesq"), "does not run on this machine"
+    )
 
 
 def test_a_folder_linked_into_itself_is_listed_once(speech, workspace):
@@ -327,7 +372,12 @@ def test_a_full_disk(small_disk, prepared, capsys):
 @pytest.mark.parametrize("step", ["pack", "train", "inference", "scores"])
 def test_a_disk_that_is_full_for_one_file(small_disk, trained, tmp_path, capsys, step):
     workspace = shutil.copytree(trained, tmp_path / "w")
-    name = {"pack": "packed_features/spectrogram/train", "train": "models", "inference": "enh_wavs", "scores": "scores"}
+    name = {
+        "pack": "packed_features/spectrogram/train",
+        "train": "models",
+        "inference": "enh_wavs",
+        "scores": "scores",
+    }
     folder = workspace / name[step]
     shutil.rmtree(folder, ignore_errors=True)
     (small_disk / "fill").write_bytes(bytes(600_000))
@@ -359,12 +409,31 @@ def test_a_file_where_the_workspace_should_be(tmp_path, capsys):
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):
-    code = "import sys, prepare_data as p; p.create_mixture_csv.__globals__['list_audio'] = None; import audio_files; "
-    code += "audio_files.list_audio = lambda *a: 1 / 0; sys.exit(p.main(sys.argv[1:]))"
-    flags = ["--workspace", tmp_path, "--speech_dir", tmp_path, "--noise_dir", tmp_path, "--data_type", "test"]
-    command = [shutil.which("python3") and os.sys.executable, "-c", code, "create_mixture_csv", *map(str, flags)]
+    code = "import sys, prepare_data; from speech_enhancement.data import audio_files; "
+    code += "audio_files.list_audio = lambda *a: 1 / 0; sys.exit(prepare_data.main(sys.argv[1:]))"
+    flags = [
+        "--workspace",
+        tmp_path,
+        "--speech_dir",
+        tmp_path,
+        "--noise_dir",
+        tmp_path,
+        "--data_type",
+        "test",
+    ]
+    command = [
+        shutil.which("python3") and os.sys.executable,
+        "-c",
+        code,
+        "create_mixture_csv",
+        *map(str, flags),
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1 and "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
+    assert (
+        result.returncode == 1
+        and "ZeroDivisionError" in result.stderr
+        and "Traceback" in result.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,23 @@ import soundfile
 from conftest import MINI, ROOT, files_below, run
 from test_bad_input import small_disk  # noqa: F401 (a fixture)
 
-from audio_files import list_audio, read_audio
 from config import sample_rate, stft_settings
-from enhance import enhanced_at_rate, limited
-from features import stft
 from main_dnn import SHIPPED_MODEL, enhance_audio
-from network import Scaler, Settings, build_network, estimate_magnitude, load_model, save_model
-from recipe import load_recipe
-from scores import si_sdr, stoi_scores
-from stream import FeatureStream
-from workspace import mixed_audio_path, read_mixtures
+from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.enhancement.enhance_audio import FeatureStream
+from speech_enhancement.enhancement.recordings import enhanced_at_rate, limited
+from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
+from speech_enhancement.features import stft
+from speech_enhancement.network.network import (
+    Scaler,
+    Settings,
+    build_network,
+    estimate_magnitude,
+    load_model,
+    save_model,
+)
+from speech_enhancement.recipe import load_recipe
+from speech_enhancement.workspace import mixed_audio_path, read_mixtures
 
 RECORDING = MINI / "test_speech" / list_audio(str(MINI / "test_speech"), "speech")[0]
 
@@ -28,13 +35,21 @@ RECORDING = MINI / "test_speech" / list_audio(str(MINI / "test_speech"), "speech
 def make_model(path, name="default", bias=0.0):
     """Save a network of a recipe with random weights; `bias` is added to what its last layer answers."""
     recipe = load_recipe(name)
-    recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, hidden_units=16))
+    recipe = dataclasses.replace(
+        recipe, network=dataclasses.replace(recipe.network, hidden_units=16)
+    )
     shape = (recipe.input.n_statistics, 257)
-    scaler = Scaler(np.full(257, -3.0), np.full(257, 2.0), np.full(shape, -4.0), np.full(shape, 2.0))
+    scaler = Scaler(
+        np.full(257, -3.0), np.full(257, 2.0), np.full(shape, -4.0), np.full(shape, 2.0)
+    )
     model = build_network(recipe, 257, seed=0)
     weights = model.get_weights()
     model.set_weights([*weights[:-1], weights[-1] + bias])
-    save_model(str(path), model, Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler))
+    save_model(
+        str(path),
+        model,
+        Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler),
+    )
     return path
 
 
@@ -66,10 +81,14 @@ def in_blocks(signal, n_block):
 
 
 @pytest.mark.parametrize("recipe", ["default", "original", "xu2015", "xu2015_multi"])
-@pytest.mark.parametrize("n_samples, n_block", [(600, 600), (79_960, 7000), (80_300, 65_536), (330_017, 20_011)])
+@pytest.mark.parametrize(
+    "n_samples, n_block", [(600, 600), (79_960, 7000), (80_300, 65_536), (330_017, 20_011)]
+)
 def test_blocks_give_what_the_whole_gives(recipe, n_samples, n_block, tmp_path):
     network, settings = load_model(str(make_model(tmp_path / "model.keras", recipe)))
-    level = np.repeat(np.random.default_rng(1).uniform(0.1, 1, n_samples // 8000 + 1), 8000)[:n_samples]
+    level = np.repeat(np.random.default_rng(1).uniform(0.1, 1, n_samples // 8000 + 1), 8000)[
+        :n_samples
+    ]
     audio = (noise(n_samples) * level).astype(np.float32)
     whole = enhance_audio(network, settings, audio)
     blocks = enhanced_at_rate(network, settings, in_blocks(audio[:, None], n_block), 16000, 1, 0.0)
@@ -83,15 +102,21 @@ def test_what_passes_comes_back_without_delay_at_any_rate(rate, passing_model):
     network, settings = load_model(str(passing_model))
     signal = noise(3 * rate + 17, 2).astype(np.float32)
     if rate < sample_rate:  # the edge of the resampler's band is lost: a tone inside it is kept
-        signal = 0.1 * np.sin(2 * np.pi * np.array([440, 1000]) * np.arange(len(signal))[:, None] / rate)
-    blocks = enhanced_at_rate(network, settings, in_blocks(signal.astype(np.float32), 9973), rate, 2, 0.0)
+        signal = 0.1 * np.sin(
+            2 * np.pi * np.array([440, 1000]) * np.arange(len(signal))[:, None] / rate
+        )
+    blocks = enhanced_at_rate(
+        network, settings, in_blocks(signal.astype(np.float32), 9973), rate, 2, 0.0
+    )
     found = np.concatenate(list(blocks))
     assert found.shape == signal.shape
     inner = slice(rate // 20, -rate // 20)  # resampling a tone that begins abruptly rings
     np.testing.assert_allclose(found[inner], signal[inner], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("rate, n_samples", [(44100, 101_672), (24000, 63_107), (48000, 50_001), (8000, 12_345)])
+@pytest.mark.parametrize(
+    "rate, n_samples", [(44100, 101_672), (24000, 63_107), (48000, 50_001), (8000, 12_345)]
+)
 def test_as_many_samples_come_out_as_went_in(rate, n_samples, passing_model):
     network, settings = load_model(str(passing_model))
     signal = noise(n_samples, 1).astype(np.float32)
@@ -106,7 +131,9 @@ def test_what_lies_above_the_band_is_attenuated_like_its_top(model):
     low, high = noise(2 * rate), 0.1 * np.sin(2 * np.pi * 15_000 * time)
     both = [(part[:, None]).astype(np.float32) for part in (low, low + high)]
     without, with_high = (
-        np.concatenate(list(enhanced_at_rate(network, settings, in_blocks(part, 8192), rate, 1, 0.0)))[:, 0]
+        np.concatenate(
+            list(enhanced_at_rate(network, settings, in_blocks(part, 8192), rate, 1, 0.0))
+        )[:, 0]
         for part in both
     )
     tone = np.abs(np.fft.rfft((with_high - without)[rate // 2 : -rate // 2])).max() / (rate / 2)
@@ -163,9 +190,15 @@ def test_folders_keep_their_shape_and_one_bad_file_stops_no_other(model, tmp_pat
     (folder / "notes.txt").write_text("not audio")
     assert enhance(folder, "--output_dir", out, "--model", model) == 1
     text = capsys.readouterr().out
-    assert "not enhanced" in text and "broken.wav is not readable" in text and "3 of 5 files" in text
+    assert (
+        "not enhanced" in text and "broken.wav is not readable" in text and "3 of 5 files" in text
+    )
     assert "cut.mp3 is cut short" in text
-    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["a.wav", "deep/a.wav", "deep/b.flac"]
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == [
+        "a.wav",
+        "deep/a.wav",
+        "deep/b.flac",
+    ]
     assert "real-time factor" in text
     assert enhance(folder / "a.wav", "--output_dir", out, "--model", model) == 2
     assert "exists; give --overwrite" in capsys.readouterr().err
@@ -205,7 +238,9 @@ def test_the_attenuation_has_its_limit(tmp_path):
     assert enhance(tmp_path / "a.wav", "--output_dir", tmp_path / "12", *flags) == 0
     signal = read_audio(str(tmp_path / "a.wav"))
     assert np.abs(read_audio(str(tmp_path / "0" / "a.wav"))).max() < 1e-6
-    np.testing.assert_allclose(read_audio(str(tmp_path / "12" / "a.wav")), signal * 10 ** (-12 / 20), atol=1e-5)
+    np.testing.assert_allclose(
+        read_audio(str(tmp_path / "12" / "a.wav")), signal * 10 ** (-12 / 20), atol=1e-5
+    )
 
 
 # --- The model that ships ---------------------------------------------------------------------------
@@ -224,7 +259,9 @@ def test_the_shipped_model_is_small_and_makes_speech_clearer(prepared, tmp_path)
     for mixture, wave in zip(mixtures, waves, strict=True):
         clean = read_audio(str(MINI / "test_speech" / mixture.speech_name))
         noisy, enhanced = read_audio(wave), read_audio(str(tmp_path / os.path.basename(wave)))
-        gains.append([measure(clean, enhanced) - measure(clean, noisy) for measure in (stoi, si_sdr)])
+        gains.append(
+            [measure(clean, enhanced) - measure(clean, noisy) for measure in (stoi, si_sdr)]
+        )
     # 0.07 and 3.8 dB when it was made.
     assert np.all(np.mean(gains, axis=0) > [0.03, 2.0])
 
@@ -236,7 +273,9 @@ def test_a_stream_gives_what_the_file_gives(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(150_000, 2), 22050, subtype="PCM_16")
     assert enhance(tmp_path / "a.wav", "--output_dir", tmp_path / "out", "--model", model) == 0
     command = [sys.executable, str(ROOT / "main_dnn.py"), "enhance", "-", "--model", str(model)]
-    done = subprocess.run(command, input=(tmp_path / "a.wav").read_bytes(), capture_output=True, check=True)
+    done = subprocess.run(
+        command, input=(tmp_path / "a.wav").read_bytes(), capture_output=True, check=True
+    )
     (tmp_path / "streamed.wav").write_bytes(done.stdout)
     expected = soundfile.read(tmp_path / "out" / "a.wav", dtype="int16")[0]
     streamed = np.frombuffer(done.stdout[44:], "<i2").reshape(-1, 2)
@@ -277,7 +316,9 @@ def bad_files(folder):
 
 def test_bad_files_get_a_line_each_and_leave_nothing(model, tmp_path, capsys):
     for name, message in bad_files(tmp_path / "in").items():
-        assert enhance(tmp_path / "in" / name, "--output_dir", tmp_path / "out", "--model", model) == 2
+        assert (
+            enhance(tmp_path / "in" / name, "--output_dir", tmp_path / "out", "--model", model) == 2
+        )
         error = capsys.readouterr().err
         assert message in error and name in error and error.count("\n") == 1
     assert not list((tmp_path / "out").rglob("*"))
@@ -296,8 +337,14 @@ def test_bad_flags_and_models_get_a_line(model, tmp_path, capsys):
         ((tmp_path / "a.wav", tmp_path / "other" / "a.wav", *out), "would both become"),
         ((tmp_path / "a.wav", "--model", model), "expected files and an --output_dir"),
         (("-", *out), "expected files and an --output_dir"),
-        ((tmp_path / "other", "--output_dir", tmp_path / "other" / "out", "--model", model), "would be enhanced too"),
-        ((tmp_path / "a.wav", *out[:3], tmp_path / "no_model.keras"), "not a model of this program"),
+        (
+            (tmp_path / "other", "--output_dir", tmp_path / "other" / "out", "--model", model),
+            "would be enhanced too",
+        ),
+        (
+            (tmp_path / "a.wav", *out[:3], tmp_path / "no_model.keras"),
+            "not a model of this program",
+        ),
         ((tmp_path / "a.wav", *out[:3], tmp_path / "none.keras"), "is missing"),
     ):
         assert enhance(*flags) == 2

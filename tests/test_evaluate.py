@@ -11,10 +11,15 @@ from conftest import GOLDEN, MINI, PESQ, calculate_pesq, inference, needs_pesq, 
 from matplotlib.image import imread
 from scipy.signal import resample_poly
 
-from audio_files import read_audio
-from scores import UnscorableError, mos_lqo, pesq_scores, require_pesq
-from scoring import score_wave
-from workspace import scores_path
+from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.evaluation.measures import (
+    UnscorableError,
+    mos_lqo,
+    pesq_scores,
+    require_pesq,
+)
+from speech_enhancement.evaluation.scoring import score_wave
+from speech_enhancement.workspace import scores_path
 
 
 def golden_pairs():
@@ -34,14 +39,18 @@ def test_scores_are_the_itus(tmp_path, row):
     scores, problems = score_wave(str(PESQ), *paths, str(tmp_path / "t"))
     assert not problems
     for name in ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo"):
-        assert scores[name] == pytest.approx(float(row[name]), abs=0.002)  # the third decimal may round the other way
+        assert scores[name] == pytest.approx(
+            float(row[name]), abs=0.002
+        )  # the third decimal may round the other way
     assert scores["stoi"] == pytest.approx(float(row["stoi"]), abs=1e-4)  # given to four decimals
     assert not list(tmp_path.iterdir())
 
 
 @needs_pesq
 def test_a_deep_folder_changes_no_score(tmp_path):
-    reference, degraded = (read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded"))
+    reference, degraded = (
+        read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded")
+    )
     near = pesq_scores(str(PESQ), reference, degraded, str(tmp_path / "t"))
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     assert pesq_scores(str(PESQ), reference, degraded, str(deep / "t")) == near
@@ -49,7 +58,9 @@ def test_a_deep_folder_changes_no_score(tmp_path):
 
 @needs_pesq
 def test_loud_waves_are_scaled_instead_of_clipped(tmp_path):
-    reference, degraded = (read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded"))
+    reference, degraded = (
+        read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded")
+    )
     scores = [pesq_scores(str(PESQ), reference, gain * degraded, str(tmp_path)) for gain in (1, 4)]
     # PESQ aligns levels; what is left is the rounding to 16 bits.
     assert scores[0]["pesq_raw_mos"] == pytest.approx(scores[1]["pesq_raw_mos"], abs=0.005)
@@ -58,8 +69,12 @@ def test_loud_waves_are_scaled_instead_of_clipped(tmp_path):
 def test_mos_lqo_is_p862_1s_table():
     # ITU-T P.862.1: the mapping's ends, and the pairs that the ITU program of 2005 prints.
     for row in golden_pairs():
-        assert mos_lqo(float(row["pesq_raw_mos"])) == pytest.approx(float(row["pesq_nb_mos_lqo"]), abs=1e-3)
-    assert mos_lqo(4.5) == pytest.approx(4.549, abs=1e-3) and mos_lqo(-0.5) == pytest.approx(1.017, abs=1e-3)
+        assert mos_lqo(float(row["pesq_raw_mos"])) == pytest.approx(
+            float(row["pesq_nb_mos_lqo"]), abs=1e-3
+        )
+    assert mos_lqo(4.5) == pytest.approx(4.549, abs=1e-3) and mos_lqo(-0.5) == pytest.approx(
+        1.017, abs=1e-3
+    )
 
 
 def fake_pesq(path, script):
@@ -74,7 +89,9 @@ def test_the_program_of_2002_is_understood(tmp_path):
     assert scores == {"pesq_raw_mos": 1.563, "pesq_nb_mos_lqo": 1.355, "pesq_wb_mos_lqo": None}
 
 
-@pytest.mark.parametrize("script", ["echo An error of type 5; exit 1", "echo nothing to read", "kill -9 $$"])
+@pytest.mark.parametrize(
+    "script", ["echo An error of type 5; exit 1", "echo nothing to read", "kill -9 $$"]
+)
 def test_a_program_that_fails_scores_nothing(tmp_path, script):
     program = fake_pesq(tmp_path / "pesq", script)
     with pytest.raises(UnscorableError):
@@ -96,7 +113,9 @@ def test_calculate_pesq_writes_a_row_for_each_file_and_signal(trained, capsys):
         assert -0.5 <= float(row["pesq_raw_mos"]) <= 4.5 and 0 < float(row["stoi"]) < 1
         assert -10 <= float(row["segmental_snr"]) <= 35 and float(row["estoi"]) < float(row["stoi"])
         if row["signal"] == "noisy":
-            assert abs(float(row["si_sdr"])) < 0.5  # mixed at 0 dB; speech and noise are correlated by chance
+            assert (
+                abs(float(row["si_sdr"])) < 0.5
+            )  # mixed at 0 dB; speech and noise are correlated by chance
     assert not [name for name in os.listdir(trained / "scores/test/0db") if name.startswith(".")]
 
 
@@ -116,13 +135,17 @@ def test_the_format_of_the_clean_speech_changes_no_score(trained, tmp_path):
     expected = read_rows(trained)
     for path in (MINI / "test_speech").iterdir():
         speech = resample_poly(soundfile.read(path)[0], 441, 160)
-        soundfile.write(tmp_path / path.name, np.stack([speech, speech], axis=1), 44100, subtype="PCM_24")
+        soundfile.write(
+            tmp_path / path.name, np.stack([speech, speech], axis=1), 44100, subtype="PCM_24"
+        )
     assert calculate_pesq(trained, speech=tmp_path) == 0
     for row, other in zip(expected, read_rows(trained), strict=True):
         # Two resamplers in a row leave the band edge 0.1 dB off; the bound is 0.005. After 4 iterations the
         # enhanced waves are noise in which PESQ looks for speech, and a rounding may decide where it finds any.
         if row["signal"] == "noisy":
-            assert float(row["pesq_raw_mos"]) == pytest.approx(float(other["pesq_raw_mos"]), abs=0.005)
+            assert float(row["pesq_raw_mos"]) == pytest.approx(
+                float(other["pesq_raw_mos"]), abs=0.005
+            )
         assert float(row["stoi"]) == pytest.approx(float(other["stoi"]), abs=0.005)
 
 
@@ -130,7 +153,12 @@ def test_the_table_is_the_mean_over_files_and_over_rows(tmp_path, capsys):
     path = tmp_path / "scores/test/2.5db/scores.csv"
     path.parent.mkdir(parents=True)
     lines = ["speech_name,noise_name,signal,pesq_raw_mos,pesq_nb_mos_lqo,pesq_wb_mos_lqo,stoi"]
-    values = {("a", "x"): (1.0, 2.0), ("b", "x"): (1.5, 3.0), ("a", "y z"): (2.0, 2.5), ("b", "y z"): ("", 2.5)}
+    values = {
+        ("a", "x"): (1.0, 2.0),
+        ("b", "x"): (1.5, 3.0),
+        ("a", "y z"): (2.0, 2.5),
+        ("b", "y z"): ("", 2.5),
+    }
     for (speech, noise), (noisy, enhanced) in values.items():
         lines.append(f"{speech}.wav,{noise}.wav,noisy,{noisy},,,")
         lines.append(f"{speech}.wav,{noise}.wav,enhanced,{enhanced},,,")
@@ -140,7 +168,12 @@ def test_the_table_is_the_mean_over_files_and_over_rows(tmp_path, capsys):
     table = [[cell.strip() for cell in row if cell.strip()] for row in table]
     assert table[0] == ["Noise(2.5dB)", "PESQ", "unprocessed", "files"]
     assert table[2] == ["x", "2.50 +- 0.50", "1.25 +- 0.25", "2"]
-    assert table[3] == ["y z", "2.50 +- 0.00", "2.00 +- 0.00", "1"]  # a file without a score leaves the row
+    assert table[3] == [
+        "y z",
+        "2.50 +- 0.00",
+        "2.00 +- 0.00",
+        "1",
+    ]  # a file without a score leaves the row
     assert table[5] == ["Avg.", "2.50 +- 0.25", "1.62 +- 0.12", "3"]
 
 
@@ -164,8 +197,15 @@ def stats(workspace, *flags):
     ],
 )
 def test_the_table_of_each_measure(tmp_path, capsys, measure, heading, cells):
-    lines = ["speech_name,noise_name,signal,pesq_raw_mos,stoi,si_sdr", "a.wav,x.wav,noisy,1,0.6,-13"]
-    lines += ["a.wav,x.wav,enhanced,1.5,0.7,-4", "b.wav,x.wav,noisy,1,0.6,-12", "b.wav,x.wav,enhanced,2.5,0.8,-2"]
+    lines = [
+        "speech_name,noise_name,signal,pesq_raw_mos,stoi,si_sdr",
+        "a.wav,x.wav,noisy,1,0.6,-13",
+    ]
+    lines += [
+        "a.wav,x.wav,enhanced,1.5,0.7,-4",
+        "b.wav,x.wav,noisy,1,0.6,-12",
+        "b.wav,x.wav,enhanced,2.5,0.8,-2",
+    ]
     scores_file(tmp_path, *lines)
     assert stats(tmp_path, "--measure", measure) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -178,9 +218,13 @@ def test_the_table_of_each_measure(tmp_path, capsys, measure, heading, cells):
 
 
 def test_scores_of_an_earlier_version_have_no_column_of_a_new_measure(tmp_path, capsys):
-    path = scores_file(tmp_path, "speech_name,noise_name,signal,pesq_raw_mos", "a,b,noisy,1", "a,b,enhanced,2")
+    path = scores_file(
+        tmp_path, "speech_name,noise_name,signal,pesq_raw_mos", "a,b,noisy,1", "a,b,enhanced,2"
+    )
     assert stats(tmp_path, "--measure", "estoi") == 2
-    assert capsys.readouterr().err.endswith(f"{path} has no column estoi; run calculate_pesq again\n")
+    assert capsys.readouterr().err.endswith(
+        f"{path} has no column estoi; run calculate_pesq again\n"
+    )
     assert stats(tmp_path) == 0
 
 
@@ -188,7 +232,9 @@ def test_scores_of_an_earlier_version_have_no_column_of_a_new_measure(tmp_path, 
 
 
 def score(reference, degraded, pesq=PESQ):
-    return run("evaluate", "score", "--reference", reference, "--degraded", degraded, "--pesq", pesq)
+    return run(
+        "evaluate", "score", "--reference", reference, "--degraded", degraded, "--pesq", pesq
+    )
 
 
 @needs_pesq
@@ -196,13 +242,21 @@ def test_all_scores_of_a_pair_are_printed_with_their_units(tmp_path, capsys):
     row = golden_pairs()[-1]
     reference, degraded = GOLDEN / row["reference"], GOLDEN / row["degraded"]
     louder = tmp_path / "louder.flac"
-    soundfile.write(louder, 1.5 * read_audio(str(degraded)) / np.abs(read_audio(str(degraded))).max() / 2, 16000)
+    soundfile.write(
+        louder, 1.5 * read_audio(str(degraded)) / np.abs(read_audio(str(degraded))).max() / 2, 16000
+    )
     printed = []
     for path in (degraded, louder):
         assert score(reference, path) == 0
         printed.append([line.split() for line in capsys.readouterr().out.splitlines()])
     names = [line[0] for line in printed[0]]
-    assert [line[2] for line in printed[0]] == ["MOS", "MOS-LQO", "MOS-LQO", *["correlation"] * 2, *["dB"] * 3]
+    assert [line[2] for line in printed[0]] == [
+        "MOS",
+        "MOS-LQO",
+        "MOS-LQO",
+        *["correlation"] * 2,
+        *["dB"] * 3,
+    ]
     for name in ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi"):
         # PESQ's third decimal may round the other way; STOI is given to four.
         assert float(printed[0][names.index(name)][1]) == pytest.approx(float(row[name]), abs=0.002)

@@ -13,13 +13,20 @@ import pytest
 from conftest import MINI, ROOT, files_below
 from test_backends import OTHERS, environment
 
-from audio_files import read_audio, write_wave
 from config import log_epsilon, n_overlap, n_window, sample_rate
-from errors import InputError, MissingFileError
-from export import ACTIVATIONS, export, write_float16, write_onnx
 from main_dnn import enhance_audio
-from network import Scaler, Settings, answers, build_network, load_model, save_model
-from recipe import load_recipe
+from speech_enhancement.data.audio_files import read_audio, write_wave
+from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.network.export import ACTIVATIONS, export, write_float16, write_onnx
+from speech_enhancement.network.network import (
+    Scaler,
+    Settings,
+    answers,
+    build_network,
+    load_model,
+    save_model,
+)
+from speech_enhancement.recipe import load_recipe
 
 N_FREQ = n_window // 2 + 1
 RECIPES = ("default", "original", "xu2015", "xu2015_multi")
@@ -28,10 +35,19 @@ RECIPES = ("default", "original", "xu2015", "xu2015_multi")
 def random_model(recipe="default", n_freq=N_FREQ, **network):
     """Make a network with random weights, small unless told otherwise, and settings with a random scaler."""
     chosen = load_recipe(recipe)
-    chosen = dataclasses.replace(chosen, network=dataclasses.replace(chosen.network, **{"hidden_units": 16, **network}))
+    chosen = dataclasses.replace(
+        chosen, network=dataclasses.replace(chosen.network, **{"hidden_units": 16, **network})
+    )
     rng, shape = np.random.default_rng(1), (chosen.input.n_statistics, n_freq)
-    scaler = Scaler(rng.normal(-1, 1, n_freq), rng.uniform(1, 2, n_freq), rng.normal(-2, 1, shape), np.full(shape, 1.5))
-    settings = Settings(sample_rate, n_window, n_overlap, log_epsilon, "0db", 7, chosen, scaler, gv_beta=1.2)
+    scaler = Scaler(
+        rng.normal(-1, 1, n_freq),
+        rng.uniform(1, 2, n_freq),
+        rng.normal(-2, 1, shape),
+        np.full(shape, 1.5),
+    )
+    settings = Settings(
+        sample_rate, n_window, n_overlap, log_epsilon, "0db", 7, chosen, scaler, gv_beta=1.2
+    )
     return build_network(chosen, n_freq, seed=2), settings
 
 
@@ -40,7 +56,11 @@ def random_input(settings, n_frames=40):
     rng, n_side = np.random.default_rng(3), settings.recipe.input.n_concat // 2
     frames = rng.normal(-1, 2, (n_frames, len(settings.scaler.mean))).astype(np.float32)
     shape = settings.scaler.statistics_mean.shape
-    statistics = rng.normal(-2, 2, (-(-n_frames // 32), *shape)).astype(np.float32).repeat(32, axis=0)[:n_frames]
+    statistics = (
+        rng.normal(-2, 2, (-(-n_frames // 32), *shape))
+        .astype(np.float32)
+        .repeat(32, axis=0)[:n_frames]
+    )
     return frames, statistics, np.pad(frames, ((n_side, n_side), (0, 0)), mode="edge")
 
 
@@ -73,11 +93,16 @@ def test_onnxruntime_answers_like_keras(recipe, tmp_path):
     export(saved(tmp_path / "small.keras", model, settings), path, "onnx")
     for n_frames in (1, 40):
         frames, statistics, padded = random_input(settings, n_frames)
-        answer, outputs = answers(model, settings, frames, statistics), run_onnx(path, padded, statistics)
+        answer, outputs = (
+            answers(model, settings, frames, statistics),
+            run_onnx(path, padded, statistics),
+        )
         expected = {}
         if recipe != "default":
             estimate = answer[:, :N_FREQ]
-            expected["log_magnitude"] = settings.gv_beta * estimate * settings.scaler.std + settings.scaler.mean
+            expected["log_magnitude"] = (
+                settings.gv_beta * estimate * settings.scaler.std + settings.scaler.mean
+            )
         if recipe in ("default", "xu2015_multi"):
             expected["mask"] = answer[:, -N_FREQ:]
         assert list(outputs) == list(expected)
@@ -93,7 +118,9 @@ def test_each_known_activation_is_keras(activation, tmp_path):
     write_onnx(str(tmp_path / "small.onnx"), model, settings)
     found = run_onnx(str(tmp_path / "small.onnx"), padded, statistics)["mask"]
     # Single precision, as above.
-    np.testing.assert_allclose(found, answers(model, settings, frames, statistics), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        found, answers(model, settings, frames, statistics), rtol=0, atol=1e-4
+    )
 
 
 def test_an_onnx_file_describes_itself(tmp_path):
@@ -104,9 +131,19 @@ def test_an_onnx_file_describes_itself(tmp_path):
     answer = ["n_frames", N_FREQ]
     inputs = {"frames": ["n_frames + 10", N_FREQ], "statistics": ["n_frames", 1, N_FREQ]}
     assert shapes == {**inputs, "log_magnitude": answer, "mask": answer}
-    about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+    about = {
+        key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()
+    }
     assert about["recipe"] == json.loads(json.dumps(dataclasses.asdict(settings.recipe)))
-    for name in ("sample_rate", "n_window", "n_overlap", "log_epsilon", "snr", "iteration", "gv_beta"):
+    for name in (
+        "sample_rate",
+        "n_window",
+        "n_overlap",
+        "log_epsilon",
+        "snr",
+        "iteration",
+        "gv_beta",
+    ):
         assert about[name] == getattr(settings, name)
     for name, values in about["scaler"].items():
         np.testing.assert_array_equal(values, getattr(settings.scaler, name))
@@ -115,14 +152,18 @@ def test_an_onnx_file_describes_itself(tmp_path):
 @pytest.mark.parametrize("backend", OTHERS)
 def test_each_backend_exports_the_same_bytes(backend, model_file, tmp_path):
     export(model_file, str(tmp_path / "here.onnx"), "onnx")
-    code = f"from export import export; export({model_file!r}, {str(tmp_path / 'there.onnx')!r}, 'onnx')"
+    there = str(tmp_path / "there.onnx")
+    code = "from speech_enhancement.network.export import export; "
+    code += f"export({model_file!r}, {there!r}, 'onnx')"
     options = {"cwd": ROOT, "env": environment(backend), "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", code], check=False, **options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "there.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("n_repeats", [1, 4])  # 3 s have one estimate of the noise; 12 s have several
+@pytest.mark.parametrize(
+    "n_repeats", [1, 4]
+)  # 3 s have one estimate of the noise; 12 s have several
 def test_the_example_enhances_like_the_pipeline(n_repeats, tmp_path):
     model, settings = random_model()
     write_onnx(str(tmp_path / "small.onnx"), model, settings)
@@ -131,7 +172,9 @@ def test_the_example_enhances_like_the_pipeline(n_repeats, tmp_path):
     write_wave(str(tmp_path / "noisy.wav"), mixed)
     mixed = read_audio(str(tmp_path / "noisy.wav"))
     files = [str(tmp_path / name) for name in ("small.onnx", "noisy.wav", "enhanced.wav")]
-    subprocess.run([sys.executable, ROOT / "docs" / "onnx_example.py", *files], cwd=tmp_path, check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "docs" / "onnx_example.py", *files], cwd=tmp_path, check=True
+    )
     expected = enhance_audio(model, settings, mixed)
     # Masks differ by 1e-6, the spectra of the pipeline are in single precision.
     difference = np.max(np.abs(read_audio(files[2]) - expected)) / np.max(np.abs(expected))
@@ -144,7 +187,10 @@ def test_the_example_enhances_like_the_pipeline(n_repeats, tmp_path):
 def test_weights_of_16_bits_take_half_the_space_and_answer_alike(tmp_path):
     model, settings = random_model(hidden_units=64)
     assert model.count_params() > 1e5
-    path, smaller = saved(tmp_path / "model.keras", model, settings), str(tmp_path / "smaller.keras")
+    path, smaller = (
+        saved(tmp_path / "model.keras", model, settings),
+        str(tmp_path / "smaller.keras"),
+    )
     export(path, smaller, "float16")
     assert os.path.getsize(smaller) < 0.62 * os.path.getsize(path)
     found, its_settings = load_model(smaller)
@@ -155,15 +201,21 @@ def test_weights_of_16_bits_take_half_the_space_and_answer_alike(tmp_path):
     frames, statistics, _ = random_input(settings)
     expected = answers(model, settings, frames, statistics)
     # Relative roundings of 2^-11 in each of the sums, through four layers; masks are of order 1.
-    np.testing.assert_allclose(answers(found, its_settings, frames, statistics), expected, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(
+        answers(found, its_settings, frames, statistics), expected, rtol=0, atol=1e-2
+    )
 
 
 def test_a_smaller_model_is_exported_again_without_a_loss(model_file, tmp_path):
-    once, twice, converted = (str(tmp_path / name) for name in ("once.keras", "twice.keras", "converted.onnx"))
+    once, twice, converted = (
+        str(tmp_path / name) for name in ("once.keras", "twice.keras", "converted.onnx")
+    )
     export(model_file, once, "float16")
     export(once, twice, "float16")
     export(once, converted, "onnx")
-    for one, two in zip(load_model(once)[0].get_weights(), load_model(twice)[0].get_weights(), strict=True):
+    for one, two in zip(
+        load_model(once)[0].get_weights(), load_model(twice)[0].get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
     with zipfile.ZipFile(twice) as archive:
         assert len(set(archive.namelist())) == len(archive.namelist()) == 4
@@ -175,7 +227,9 @@ def test_weights_beyond_16_bits_are_refused(value, tmp_path):
     weights = model.get_weights()
     weights[0][0, 0] = value
     model.set_weights(weights)
-    with pytest.raises(InputError, match=rf"a weight of ({value:g}|nan), 16-bit floats end at 65504; .*onnx"):
+    with pytest.raises(
+        InputError, match=rf"a weight of ({value:g}|nan), 16-bit floats end at 65504; .*onnx"
+    ):
         write_float16(str(tmp_path / "model.keras"), model, settings)
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +249,9 @@ def test_the_line_that_is_printed_says_what_was_replaced(model_file, tmp_path, c
 
 def test_an_activation_without_a_counterpart_is_refused(tmp_path):
     path = saved(tmp_path / "model.keras", *random_model(n_freq=9, activation="mish"))
-    with pytest.raises(InputError, match=r"layer activation.*: mish cannot be exported to onnx, linear, relu"):
+    with pytest.raises(
+        InputError, match=r"layer activation.*: mish cannot be exported to onnx, linear, relu"
+    ):
         export(path, str(tmp_path / "model.onnx"), "onnx")
     assert list(files_below(tmp_path)) == ["model.keras"]
 
@@ -208,13 +264,19 @@ def test_wrong_models_and_outputs_are_refused_in_one_line(model_file, tmp_path, 
         export(str(tmp_path / "none.keras"), output, "onnx")
     with pytest.raises(InputError, match=r"strange\.keras is damaged or not a model"):
         export(str(strange), output, "onnx")
-    with pytest.raises(InputError, match=r"expected the --output of --format float16 to end in \.keras, found"):
+    with pytest.raises(
+        InputError, match=r"expected the --output of --format float16 to end in \.keras, found"
+    ):
         export(model_file, output, "float16")
     with pytest.raises(InputError, match="is the --model itself"):
         export(model_file, model_file, "float16")
     for name in ("onnx", "keras"):
         with pytest.raises(InputError, match="a file stands where a folder is needed"):
-            export(model_file, str(strange / f"model.{name}"), {"onnx": "onnx", "keras": "float16"}[name])
+            export(
+                model_file,
+                str(strange / f"model.{name}"),
+                {"onnx": "onnx", "keras": "float16"}[name],
+            )
     monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"needs the package onnx .*; pip install onnx"):
         export(model_file, output, "onnx")
@@ -223,4 +285,6 @@ def test_wrong_models_and_outputs_are_refused_in_one_line(model_file, tmp_path, 
 
 def test_readme_shows_the_example_that_is_tested():
     example = (ROOT / "docs" / "onnx_example.py").read_text(encoding="utf-8")
-    assert example[example.index("import json") :].rstrip() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert example[example.index("import json") :].rstrip() in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )

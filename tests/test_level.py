@@ -13,15 +13,26 @@ from conftest import MINI, ROOT, calculate, create, pack, run, write_csv
 from test_recipes import SHIPPED, small
 
 import main_dnn
-from audio_files import AudioCache, read_audio
-from features import level_gain, mix_at_snr, peak, root_mean_square
-from network import Scaler, Settings, build_network, load_model, save_model
-from network_input import windows_with_statistics
-from on_the_fly import SEGMENT_FRAMES, SEGMENT_SAMPLES, MixtureStream, Snrs
-from packed_files import open_packed_file
-from recipe import Training, TrainingNoise
-from stream import FeatureStream
-from workspace import mixed_audio_path, read_mixtures
+from speech_enhancement.data.audio_files import AudioCache, read_audio
+from speech_enhancement.data.packed_files import open_packed_file
+from speech_enhancement.enhancement.enhance_audio import FeatureStream
+from speech_enhancement.features import level_gain, mix_at_snr, peak, root_mean_square
+from speech_enhancement.network.network import (
+    Scaler,
+    Settings,
+    build_network,
+    load_model,
+    save_model,
+)
+from speech_enhancement.network_input import windows_with_statistics
+from speech_enhancement.recipe import Training, TrainingNoise
+from speech_enhancement.training.on_the_fly import (
+    SEGMENT_FRAMES,
+    SEGMENT_SAMPLES,
+    MixtureStream,
+    Snrs,
+)
+from speech_enhancement.workspace import mixed_audio_path, read_mixtures
 
 SNR = 5.0  # dB
 
@@ -31,7 +42,10 @@ def small_file(path, name):
     content = dataclasses.asdict(small(name))
     sections = (
         f"[{section}]\n"
-        + "".join(f"{key} = {json.dumps(value).replace('Infinity', 'inf')}\n" for key, value in values.items())
+        + "".join(
+            f"{key} = {json.dumps(value).replace('Infinity', 'inf')}\n"
+            for key, value in values.items()
+        )
         for section, values in content.items()
     )
     path.write_text("".join(sections))
@@ -57,7 +71,9 @@ def test_all_roads_give_the_same_features_and_targets(five_seconds, tmp_path, na
     assert pack(five_seconds, "train", SNR, "--recipe", recipe_file, "--n_hop", 1) == 0
     with open_packed_file(str(five_seconds), "train", SNR) as packed:
         x, y = packed["x"][:], packed["y"][:]
-    recipe = dataclasses.replace(small(name), training=Training(batch_size=16), training_noise=TrainingNoise())
+    recipe = dataclasses.replace(
+        small(name), training=Training(batch_size=16), training_noise=TrainingNoise()
+    )
     n_side = (recipe.input.n_concat - 1) // 2
 
     # Beside rounding to single precision; bins near 0 in the mixture have the largest in their logarithms.
@@ -69,25 +85,38 @@ def test_all_roads_give_the_same_features_and_targets(five_seconds, tmp_path, na
     paths = [[str(five_seconds / kind / "a.wav")] for kind in ("speech", "noise")]
     stream = MixtureStream(*paths, recipe, Snrs((SNR,)), [0], AudioCache())
     n_rows = recipe.input.n_statistics
-    stream.scaler = Scaler(np.zeros(257), np.ones(257), np.zeros((n_rows, 257)), np.ones((n_rows, 257)))
+    stream.scaler = Scaler(
+        np.zeros(257), np.ones(257), np.zeros((n_rows, 257)), np.ones((n_rows, 257))
+    )
     block = stream.block(0)
-    windows = np.lib.stride_tricks.sliding_window_view(block.frames[0], recipe.input.n_concat, axis=0)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        block.frames[0], recipe.input.n_concat, axis=0
+    )
     expect_equal(windows.transpose(0, 2, 1), x[:, : recipe.input.n_concat])
     expect_equal(block.targets[0], y)
     if n_rows:
         expect_equal(block.statistics[0].reshape(n_rows, 257), x[0, recipe.input.n_concat :])
 
     mixed = read_audio(
-        mixed_audio_path(str(five_seconds), "train", SNR, read_mixtures(str(five_seconds), "train")[0].name)
+        mixed_audio_path(
+            str(five_seconds), "train", SNR, read_mixtures(str(five_seconds), "train")[0].name
+        )
     )
     # A window's level is subtracted after 1e-8 was added to each magnitude, so quiet bins would differ there.
     quiet = np.float32(1 if recipe.input.level_window_s else 0.01) * mixed
-    for road in (FeatureStream(recipe.input, peak(quiet)), FeatureStream(recipe.input)):  # a file, a pipe
-        parts = [road.add(part) for part in np.array_split(quiet, 7)] + [road.add(quiet[:0], is_last=True)]
+    for road in (
+        FeatureStream(recipe.input, peak(quiet)),
+        FeatureStream(recipe.input),
+    ):  # a file, a pipe
+        parts = [road.add(part) for part in np.array_split(quiet, 7)] + [
+            road.add(quiet[:0], is_last=True)
+        ]
         statistics = np.concatenate([part.statistics for part in parts])
         kept = [len(part.spectrum) for part in parts]
         assert sum(kept) == SEGMENT_FRAMES
-        inner = np.concatenate([part.frames[n_side : n_side + n] for part, n in zip(parts, kept, strict=True)])
+        inner = np.concatenate(
+            [part.frames[n_side : n_side + n] for part, n in zip(parts, kept, strict=True)]
+        )
         expect_equal(windows_with_statistics(inner, statistics, recipe.input.n_concat, 1), x)
 
 
@@ -124,9 +153,18 @@ def model(request, tmp_path_factory):
     """A small model of each recipe, with random weights and a scaler that fits speech."""
     recipe = small(request.param)
     n_rows = recipe.input.n_statistics
-    scaler = Scaler(np.full(257, -4.0), np.full(257, 2.0), np.full((n_rows, 257), -4.0), np.full((n_rows, 257), 2.0))
+    scaler = Scaler(
+        np.full(257, -4.0),
+        np.full(257, 2.0),
+        np.full((n_rows, 257), -4.0),
+        np.full((n_rows, 257), 2.0),
+    )
     path = str(tmp_path_factory.mktemp("model") / "m.keras")
-    save_model(path, build_network(recipe, 257, 0), Settings(16000, 512, 256, 1e-8, "0db", 1, recipe, scaler))
+    save_model(
+        path,
+        build_network(recipe, 257, 0),
+        Settings(16000, 512, 256, 1e-8, "0db", 1, recipe, scaler),
+    )
     return path
 
 
@@ -138,9 +176,17 @@ def test_a_recording_40_dB_quieter_gives_the_same_40_dB_quieter(model, tmp_path,
     for folder, gain in (("loud", 1), ("quiet", 0.01)):
         (tmp_path / folder).mkdir()
         soundfile.write(tmp_path / folder / "a.wav", gain * audio, rate, subtype="FLOAT")
-        flags = (tmp_path / folder / "a.wav", "--output_dir", tmp_path / folder / "out", "--model", model)
+        flags = (
+            tmp_path / folder / "a.wav",
+            "--output_dir",
+            tmp_path / folder / "out",
+            "--model",
+            model,
+        )
         assert run("main_dnn", "enhance", *flags) == 0
-    loud, quiet = (soundfile.read(tmp_path / folder / "out" / "a.wav")[0] for folder in ("loud", "quiet"))
+    loud, quiet = (
+        soundfile.read(tmp_path / folder / "out" / "a.wav")[0] for folder in ("loud", "quiet")
+    )
     # 0.1 dB of the level everywhere is an error of 1.2 %; the difference is 1e-8 beside quiet bins.
     assert root_mean_square(100 * quiet - loud) < 0.012 * root_mean_square(loud)
     assert root_mean_square(loud) > 0
@@ -168,7 +214,18 @@ def test_before_training_the_losses_on_the_fly_and_of_the_same_files_agree(tmp_p
     assert create(tmp_path, "test") == calculate(tmp_path, "test") == 0
     assert pack(tmp_path, "test", 0, "--recipe", recipe, "--n_hop", 1) == 0
     folders = ("--speech_dir", MINI / "test_speech", "--noise_dir", MINI / "test_noise")
-    flags = ("--workspace", tmp_path, "--te_snr", 0, "--tr_snr", 0, "--recipe", recipe, "--on_the_fly", *folders)
+    flags = (
+        "--workspace",
+        tmp_path,
+        "--te_snr",
+        0,
+        "--tr_snr",
+        0,
+        "--recipe",
+        recipe,
+        "--on_the_fly",
+        *folders,
+    )
     assert run("main_dnn", "train", *flags, "--n_iterations", 1) == 0
     header, first, *_ = (tmp_path / "training_stats" / "0db" / "stats.csv").read_text().splitlines()
     losses = dict(zip(header.split(","), map(float, first.split(",")), strict=True))

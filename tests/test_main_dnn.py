@@ -9,18 +9,27 @@ import numpy as np
 import pytest
 from conftest import inference, pack, scale, train
 
-from audio_files import read_audio
-from batches import BLOCK_ROWS, POOL_ROWS, PackedData
-from distribution import Share
-from features import context_windows, log_magnitude, pad_to_whole_frames, stft
 from main_dnn import enhance_audio
-from network import Scaler, answers, load_model
-from workspace import enhanced_path, mixed_audio_path, model_path, read_mixtures, training_stats_path
+from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
+from speech_enhancement.network.network import Scaler, answers, load_model
+from speech_enhancement.training.devices import Share
+from speech_enhancement.training.packed_batches import BLOCK_ROWS, POOL_ROWS, PackedData
+from speech_enhancement.workspace import (
+    enhanced_path,
+    mixed_audio_path,
+    model_path,
+    read_mixtures,
+    training_stats_path,
+)
 
 
 def read_stats(workspace):
     with open(training_stats_path(str(workspace), "0db"), encoding="utf-8") as file:
-        return [(int(row["iteration"]), float(row["tr_loss"]), float(row["te_loss"])) for row in csv.DictReader(file)]
+        return [
+            (int(row["iteration"]), float(row["tr_loss"]), float(row["te_loss"]))
+            for row in csv.DictReader(file)
+        ]
 
 
 def copy(workspace, tmp_path):
@@ -37,7 +46,9 @@ def test_training_lowers_the_loss_and_prints_the_originals_lines(tmp_path, prepa
     assert lines[0].startswith("train on cpu:0") or lines[0].startswith("train on gpu:0")
     assert f"Iteration: 10, tr_loss: {stats[1][1]:.6f}, te_loss: {stats[1][2]:.6f}" in lines
     saved = [model_path(str(workspace), "0db", iteration) for iteration in (20, 25)]
-    assert [line for line in lines if line.startswith("Saved")] == [f"Saved model to {path}" for path in saved]
+    assert [line for line in lines if line.startswith("Saved")] == [
+        f"Saved model to {path}" for path in saved
+    ]
     assert lines[-1].startswith("Training time: ") and lines[-1].endswith(" s")
 
 
@@ -62,13 +73,24 @@ def test_the_loss_is_the_mean_absolute_error_over_all_rows(trained):
     model, settings = load_model(model_path(str(trained), "0db", 4))
     x, y = windows_and_clean(trained, settings.scaler)
     # The recorded loss has six decimals.
-    assert read_stats(trained)[-1][2] == pytest.approx(np.mean(np.abs(y - model.predict(x, verbose=0)[:, 0])), abs=2e-6)
+    assert read_stats(trained)[-1][2] == pytest.approx(
+        np.mean(np.abs(y - model.predict(x, verbose=0)[:, 0])), abs=2e-6
+    )
 
 
 def test_the_network_is_that_of_the_reference_implementation(trained):
     model, settings = load_model(model_path(str(trained), "0db", 4))
     weights = model.get_weights()
-    shapes = [(7 * 257, 2048), (2048,), (2048, 2048), (2048,), (2048, 2048), (2048,), (2048, 257), (257,)]
+    shapes = [
+        (7 * 257, 2048),
+        (2048,),
+        (2048, 2048),
+        (2048,),
+        (2048, 2048),
+        (2048,),
+        (2048, 257),
+        (257,),
+    ]
     assert [weight.shape for weight in weights] == shapes
     assert [layer.rate for layer in model.layers if type(layer).__name__ == "Dropout"] == [0.2] * 3
     assert (settings.recipe.input.n_concat, settings.snr, settings.iteration) == (7, "0db", 4)
@@ -140,7 +162,9 @@ def test_two_workspaces_with_other_context_do_not_mix(tmp_path, prepared):
 def packed_file(path, n_segs):
     """Make a data.h5 whose rows are numbered."""
     with h5py.File(path, "w") as packed:
-        packed["x"] = np.broadcast_to(np.arange(n_segs, dtype=np.float32)[:, None, None], (n_segs, 3, 2))
+        packed["x"] = np.broadcast_to(
+            np.arange(n_segs, dtype=np.float32)[:, None, None], (n_segs, 3, 2)
+        )
         packed["y"] = np.broadcast_to(np.arange(n_segs, dtype=np.float32)[:, None], (n_segs, 2))
     return h5py.File(path, "r")
 
@@ -160,9 +184,13 @@ def row_numbers(batch):
 @pytest.mark.parametrize("n_segs", [1, 499, 500, 1203, POOL_ROWS, 3 * POOL_ROWS + 77])
 def test_an_epoch_visits_each_row_once_with_its_target(tmp_path, n_segs):
     with packed_file(tmp_path / "data.h5", n_segs) as hdf5:
-        batches = [row_numbers(batch) for batch in packed_data(hdf5).epoch(np.random.default_rng(0))]
+        batches = [
+            row_numbers(batch) for batch in packed_data(hdf5).epoch(np.random.default_rng(0))
+        ]
     np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(n_segs))
-    assert [len(rows) for rows in batches[:-1]] == [500] * (len(batches) - 1)  # only the last may be short
+    assert [len(rows) for rows in batches[:-1]] == [500] * (
+        len(batches) - 1
+    )  # only the last may be short
 
 
 def test_epochs_are_shuffled_anew_and_batches_come_from_many_places(tmp_path):
@@ -185,13 +213,19 @@ def test_batches_go_on_from_any_number(tmp_path):
                 np.testing.assert_array_equal(row_numbers(next(later)), rows)
 
 
-@pytest.mark.parametrize(("n_segs", "batch_size"), [(3 * POOL_ROWS + 77, 500), (1203, 512), (20000, 6000)])
-def test_processes_together_read_the_batches_of_one_and_each_its_share(tmp_path, n_segs, batch_size):
+@pytest.mark.parametrize(
+    ("n_segs", "batch_size"), [(3 * POOL_ROWS + 77, 500), (1203, 512), (20000, 6000)]
+)
+def test_processes_together_read_the_batches_of_one_and_each_its_share(
+    tmp_path, n_segs, batch_size
+):
     def batches_and_rows_read(hdf5, *share):
         data = packed_data(hdf5, batch_size, None, Share(*share))
         read, n_read = data._read, []
         data._read = lambda *arguments: n_read.append(len(rows := read(*arguments))) or rows
-        return [row_numbers(batch) for batch in data.epoch(np.random.default_rng(0))], sum(n_read) / 2
+        return [row_numbers(batch) for batch in data.epoch(np.random.default_rng(0))], sum(
+            n_read
+        ) / 2
 
     with packed_file(tmp_path / "data.h5", n_segs) as hdf5:
         expected, _ = batches_and_rows_read(hdf5)
@@ -200,14 +234,18 @@ def test_processes_together_read_the_batches_of_one_and_each_its_share(tmp_path,
         together = np.concatenate(of_processes)
         assert len(batch) - len(together) < 4  # what four devices cannot share evenly
         np.testing.assert_array_equal(together, [row for row in batch if row in together])
-    if n_segs > POOL_ROWS:  # in a last pool, a short batch may have rows of its own beyond the share
+    if (
+        n_segs > POOL_ROWS
+    ):  # in a last pool, a short batch may have rows of its own beyond the share
         assert all(abs(n_read - n_segs / 4) < 8 + 500 * (batch_size > 500) for _, n_read in parts)
 
 
 def test_only_the_rows_of_a_set_are_drawn(tmp_path):
     with packed_file(tmp_path / "data.h5", 1000) as hdf5:
         data = packed_data(hdf5, 100, [(50, 200), (700, 790)])
-        rows = np.concatenate([row_numbers(batch) for batch in data.epoch(np.random.default_rng(0))])
+        rows = np.concatenate(
+            [row_numbers(batch) for batch in data.epoch(np.random.default_rng(0))]
+        )
     np.testing.assert_array_equal(np.sort(rows), [*range(50, 200), *range(700, 790)])
 
 

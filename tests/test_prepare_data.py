@@ -8,13 +8,37 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
-from conftest import MINI, calculate, create, files_below, pack, prepare, run, run_process, scale, write_csv
+from conftest import (
+    MINI,
+    calculate,
+    create,
+    files_below,
+    pack,
+    prepare,
+    run,
+    run_process,
+    scale,
+    write_csv,
+)
 
-from audio_files import read_audio
-from draws import draw_noises, draw_segment
-from features import context_windows, log_magnitude, mix_at_snr, root_mean_square, stft
-from safe_files import new_hdf5
-from workspace import Mixture, features_path, packed_path, read_mixtures, scaler_path, snr_name
+from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.data.draws import draw_noises, draw_segment
+from speech_enhancement.features import (
+    context_windows,
+    log_magnitude,
+    mix_at_snr,
+    root_mean_square,
+    stft,
+)
+from speech_enhancement.files import new_hdf5
+from speech_enhancement.workspace import (
+    Mixture,
+    features_path,
+    packed_path,
+    read_mixtures,
+    scaler_path,
+    snr_name,
+)
 
 
 def rows_of(workspace, data_type="train"):
@@ -22,7 +46,9 @@ def rows_of(workspace, data_type="train"):
 
 
 def test_each_test_speech_meets_every_noise_and_each_training_speech_some(tmp_path):
-    assert create(tmp_path, "test") == create(tmp_path, "train", None, None, "--magnification", 2) == 0
+    assert (
+        create(tmp_path, "test") == create(tmp_path, "train", None, None, "--magnification", 2) == 0
+    )
     assert len(rows_of(tmp_path, "test")) == 2 * 2
     rows = rows_of(tmp_path)
     assert len(rows) == 4 * 2 == len({row[:2] for row in rows})
@@ -44,7 +70,11 @@ def test_draws_do_not_change_between_machines_and_versions():
     noises = [f"n{i}.wav" for i in range(1, 9)]
     assert draw_noises("TRAIN/DR1/FCJF0/SA1.WAV", noises, 3) == KNOWN_NOISES
     assert draw_segment("TRAIN/DR1/FCJF0/SA1.WAV", "n1.wav", 46797, 320000) == KNOWN_SEGMENT
-    assert draw_segment("a.wav", "b.wav", 1000, 1000) == draw_segment("a.wav", "b.wav", 1000, 999) == (0, 1000)
+    assert (
+        draw_segment("a.wav", "b.wav", 1000, 1000)
+        == draw_segment("a.wav", "b.wav", 1000, 999)
+        == (0, 1000)
+    )
 
 
 KNOWN_NOISES = ["n3.wav", "n8.wav", "n5.wav"]
@@ -81,7 +111,9 @@ def test_two_runs_give_identical_csvs_and_equal_arrays(tmp_path, prepared):
         if name.endswith((".csv", ".wav")):
             assert first[name] == second[name], name
     for data_type in ("train", "test"):
-        one, two = (h5py.File(packed_path(str(folder), data_type, 0)) for folder in (prepared, tmp_path))
+        one, two = (
+            h5py.File(packed_path(str(folder), data_type, 0)) for folder in (prepared, tmp_path)
+        )
         with one, two:
             np.testing.assert_array_equal(one["x"], two["x"])
             np.testing.assert_array_equal(one["y"], two["y"])
@@ -100,7 +132,9 @@ def test_the_noise_onset_counts_samples_after_resampling(tmp_path):
     n_speech = soundfile.info(speech / name).frames
     write_csv(tmp_path, [(name, "click.wav", 15000, 15000 + n_speech)])
     assert calculate(tmp_path, "train", speech, tmp_path / "noise", snr=-40) == 0
-    mixed = read_audio(str(tmp_path / "mixed_audios/spectrogram/train/-40db/en_allison_wrong.click.wav"))
+    mixed = read_audio(
+        str(tmp_path / "mixed_audios/spectrogram/train/-40db/en_allison_wrong.click.wav")
+    )
     assert np.argmax(np.abs(mixed)) == 1000
 
 
@@ -110,7 +144,9 @@ def test_hand_written_csv_gives_the_mixture_of_the_definition(tmp_path):
     write_csv(tmp_path, [("en_allison_wrong.wav", "water.wav", 1000, 1000 + len(speech))])
     assert calculate(tmp_path, snr=2.5) == pack(tmp_path, "train", 2.5) == scale(tmp_path, 2.5) == 0
     mixed = mix_at_snr(speech, noise[1000 : 1000 + len(speech)], 2.5)[0]
-    written = read_audio(str(tmp_path / "mixed_audios/spectrogram/train/2.5db/en_allison_wrong.water.wav"))
+    written = read_audio(
+        str(tmp_path / "mixed_audios/spectrogram/train/2.5db/en_allison_wrong.water.wav")
+    )
     np.testing.assert_array_equal(written, mixed.astype(np.float32))
     windows = context_windows(log_magnitude(stft(mixed, 512, 256)), 7, 3)
     with h5py.File(packed_path(str(tmp_path), "train", 2.5)) as packed:
@@ -133,7 +169,9 @@ def test_a_noise_shorter_than_the_speech_is_repeated(tmp_path):
         assert mixture.noise_onset == 0
         speech = read_audio(str(MINI / "train_speech" / mixture.speech_name))
         expected = mix_at_snr(speech, np.resize(noise, len(speech)), 0)[0]
-        mixed = read_audio(str(tmp_path / "mixed_audios/spectrogram/train/0db" / f"{mixture.name}.wav"))
+        mixed = read_audio(
+            str(tmp_path / "mixed_audios/spectrogram/train/0db" / f"{mixture.name}.wav")
+        )
         # The mixture is stored in single precision.
         np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-6)
 
@@ -147,9 +185,13 @@ def test_feature_files_hold_the_snr_that_was_asked_for(tmp_path):
             assert origin["snr_db"] == -2.5 and origin["n_window"] == 512
             assert features["mixture_stft"].shape == features["speech_magnitude"].shape
         speech = read_audio(str(MINI / "train_speech" / mixture.speech_name))
-        noise = read_audio(str(MINI / "train_noise" / mixture.noise_name))[mixture.noise_onset : mixture.noise_offset]
+        noise = read_audio(str(MINI / "train_noise" / mixture.noise_name))[
+            mixture.noise_onset : mixture.noise_offset
+        ]
         _, scaled, noise, *_ = mix_at_snr(speech, noise, -2.5)
-        assert 20 * np.log10(root_mean_square(scaled) / root_mean_square(noise)) == pytest.approx(-2.5)
+        assert 20 * np.log10(root_mean_square(scaled) / root_mean_square(noise)) == pytest.approx(
+            -2.5
+        )
 
 
 def test_folders_keep_the_snr_exact():
@@ -165,9 +207,16 @@ def test_nested_and_awkward_names_go_through_all_steps(tmp_path):
         path = tmp_path / "speech" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, speech, 16000)
-    assert create(tmp_path, "train", tmp_path / "speech") == calculate(tmp_path, "train", tmp_path / "speech") == 0
+    assert (
+        create(tmp_path, "train", tmp_path / "speech")
+        == calculate(tmp_path, "train", tmp_path / "speech")
+        == 0
+    )
     assert pack(tmp_path) == scale(tmp_path) == 0
-    mixed = {path.name.rsplit(".", 2)[0] for path in (tmp_path / "mixed_audios/spectrogram/train/0db").iterdir()}
+    mixed = {
+        path.name.rsplit(".", 2)[0]
+        for path in (tmp_path / "mixed_audios/spectrogram/train/0db").iterdir()
+    }
     assert mixed == {"TRAIN_DR1_FCJF0_SA1", "a.b", "with space", "Grüße_日本"}
 
 
@@ -193,8 +242,23 @@ def test_many_processes_write_the_same_bytes_as_one(tmp_path):
     dirs = ("--speech_dir", MINI / "train_speech", "--noise_dir", MINI / "train_noise")
     for folder, n_jobs in zip(folders, (1, 2, 3), strict=True):
         shutil.copytree(tmp_path / "csv", folder)
-        for step, flags in (("calculate_mixture_features", dirs), ("pack_features", ()), ("compute_scaler", ())):
-            flags = (step, "--workspace", folder, "--data_type", "train", "--snr", 0, "--n_jobs", n_jobs, *flags)
+        for step, flags in (
+            ("calculate_mixture_features", dirs),
+            ("pack_features", ()),
+            ("compute_scaler", ()),
+        ):
+            flags = (
+                step,
+                "--workspace",
+                folder,
+                "--data_type",
+                "train",
+                "--snr",
+                0,
+                "--n_jobs",
+                n_jobs,
+                *flags,
+            )
             if n_jobs == 3:  # as a command it starts its processes in another way
                 assert run_process("prepare_data", *flags).returncode == 0
             else:
@@ -210,12 +274,16 @@ def test_file_systems_that_can_do_less_get_the_same_file(lacks, prepared, tmp_pa
     if lacks == "space that is reserved":
         monkeypatch.delattr("os.posix_fallocate")
     else:
-        monkeypatch.setattr("safe_files.MADV_POPULATE_WRITE", 999)  # refused, as by an older Linux
+        monkeypatch.setattr(
+            "speech_enhancement.files.MADV_POPULATE_WRITE", 999
+        )  # refused, as by an older Linux
     assert pack(tmp_path, "train", 0, "--n_jobs", 1) == 0
     assert (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes() == expected
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space")
+@pytest.mark.skipif(
+    not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space"
+)
 def test_the_space_of_a_packed_file_is_reserved(tmp_path):
     shapes, arrays = {"x": (1000, 7, 257), "y": (1000, 257)}, {"first_rows": np.arange(20000)}
     with new_hdf5(str(tmp_path / "data.h5"), shapes, {"fingerprint": "none"}, arrays):

@@ -8,13 +8,30 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from errors import InputError
-from features import log_magnitude
-from keras_backend import import_keras
-from losses import compressed_loss, log_magnitude_loss, loudness_distance, multi_objective_loss
-from network import Scaler, Settings, build_network, estimate_magnitude, load_model, save_model
-from network_input import estimate_windows, frames_and_statistics, percentiles, targets
-from recipe import Recipe, load_recipe, recipe_from_dict
+from speech_enhancement.errors import InputError
+from speech_enhancement.features import log_magnitude
+from speech_enhancement.network.keras_backend import import_keras
+from speech_enhancement.network.losses import (
+    compressed_loss,
+    log_magnitude_loss,
+    loudness_distance,
+    multi_objective_loss,
+)
+from speech_enhancement.network.network import (
+    Scaler,
+    Settings,
+    build_network,
+    estimate_magnitude,
+    load_model,
+    save_model,
+)
+from speech_enhancement.network_input import (
+    estimate_windows,
+    frames_and_statistics,
+    percentiles,
+    targets,
+)
+from speech_enhancement.recipe import Recipe, load_recipe, recipe_from_dict
 
 SHIPPED = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 
@@ -55,7 +72,9 @@ def test_what_a_recipe_does_not_name_is_as_in_the_original():
         content = tomllib.load(file)
     assert recipe_from_dict({}, "empty") == recipe_from_dict(content, "original.toml")
     named = {section: set(values) for section, values in content.items()}
-    assert named == {section: set(values) for section, values in dataclasses.asdict(Recipe()).items()}
+    assert named == {
+        section: set(values) for section, values in dataclasses.asdict(Recipe()).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,7 +86,11 @@ def test_what_a_recipe_does_not_name_is_as_in_the_original():
         ('output = "log_magnitude"', 'output = "phase"', "output to be one of log_magnitude, mask"),
         ('output = "log_magnitude"', 'output = "mask"', "go together"),
         ("[input]", "[input", "not a TOML file"),
-        ('noise_estimate = "none"', 'noise_estimate = "percentiles"', "level_window_s from 5 to 10 s, found 0.0"),
+        (
+            'noise_estimate = "none"',
+            'noise_estimate = "percentiles"',
+            "level_window_s from 5 to 10 s, found 0.0",
+        ),
     ],
 )
 def test_a_mistake_in_a_recipe_is_named(tmp_path, old, new, message):
@@ -79,7 +102,9 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, old, new, message):
 
 
 def test_a_recipe_that_is_not_there_lists_those_that_are():
-    with pytest.raises(FileNotFoundError, match="--recipe is one of default, original, xu2015, xu2015_multi"):
+    with pytest.raises(
+        FileNotFoundError, match="--recipe is one of default, original, xu2015, xu2015_multi"
+    ):
         load_recipe("defualt")
 
 
@@ -103,7 +128,9 @@ def test_percentiles_are_numpys_nearest():
 
 
 def test_estimates_come_from_a_bounded_window_around_each_frame():
-    assert [list(starts) for starts, _ in (estimate_windows(312, 5.0), estimate_windows(100, 5.0))] == [[0], [0]]
+    assert [
+        list(starts) for starts, _ in (estimate_windows(312, 5.0), estimate_windows(100, 5.0))
+    ] == [[0], [0]]
     starts, width = estimate_windows(1000, 5.0)
     assert width == 312 and len(starts) == -(-1000 // 32)
     centres = 32 * np.arange(len(starts)) + 16
@@ -122,14 +149,19 @@ def test_frames_and_statistics_follow_their_definition():
         start = int(np.clip(frame // 32 * 32 + 16 - 156, 0, 700 - 312))
         window = slice(start, start + 312)
         level = np.log(np.mean(np.abs(mixture[window]) ** 2)) / 2
-        expected = [np.percentile(log[window], p, axis=0, method="nearest") - level for p in (10, 20, 50, 80)]
+        expected = [
+            np.percentile(log[window], p, axis=0, method="nearest") - level
+            for p in (10, 20, 50, 80)
+        ]
         np.testing.assert_allclose(statistics[frame], np.maximum(expected, -9.2), rtol=0, atol=1e-9)
         np.testing.assert_allclose(frames[frame], np.maximum(log[frame] - level, -9.2), atol=1e-9)
 
 
 def test_the_level_of_a_recording_changes_nothing_but_the_level():
     settings = small("default").input
-    for quiet, loud in zip(*(frames_and_statistics(gain * spectrum(100), settings) for gain in (0.01, 1)), strict=True):
+    for quiet, loud in zip(
+        *(frames_and_statistics(gain * spectrum(100), settings) for gain in (0.01, 1)), strict=True
+    ):
         np.testing.assert_allclose(quiet, loud, rtol=0, atol=1e-3)  # 1e-8 beside magnitudes of 1e-5
 
 
@@ -137,7 +169,9 @@ def test_noise_aware_training_sees_the_mean_of_the_first_six_frames():
     mixture = spectrum(20)
     frames, statistics = frames_and_statistics(mixture, small("xu2015").input)
     np.testing.assert_array_equal(frames, log_magnitude(mixture))
-    np.testing.assert_allclose(statistics[13, 0], log_magnitude(mixture)[:6].mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        statistics[13, 0], log_magnitude(mixture)[:6].mean(axis=0), rtol=1e-12
+    )
 
 
 def test_a_floor_raises_what_lies_below_it_in_frames_and_targets():
@@ -147,7 +181,9 @@ def test_a_floor_raises_what_lies_below_it_in_frames_and_targets():
         (frames_and_statistics(mixture, recipe.input)[0], np.abs(mixture)),
         (targets(mixture, speech, recipe), speech),
     ):
-        np.testing.assert_allclose(found, np.log(np.maximum(magnitude, 1e-3) + 1e-8), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            found, np.log(np.maximum(magnitude, 1e-3) + 1e-8), rtol=0, atol=1e-12
+        )
 
 
 # --- The network ----------------------------------------------------------------------------------
@@ -157,11 +193,16 @@ def numpy_network(network, recipe, frames, statistics):
     """The equations of the network for one window of frames (n_concat, n_freq) and its statistics."""
     settings, n_statistics = recipe.network, recipe.input.n_statistics
     dense = [layer for layer in network.layers if type(layer).__name__ == "Dense"]
-    norms = [layer.get_weights() for layer in network.layers if type(layer).__name__ == "LayerNormalization"]
+    norms = [
+        layer.get_weights()
+        for layer in network.layers
+        if type(layer).__name__ == "LayerNormalization"
+    ]
     of_statistics = [layer for layer in dense if not layer.use_bias]
     dense = [layer for layer in dense if layer.use_bias]
     assert (
-        len(of_statistics) == (n_statistics > 0) and len(norms) == settings.hidden_layers * settings.layer_normalization
+        len(of_statistics) == (n_statistics > 0)
+        and len(norms) == settings.hidden_layers * settings.layer_normalization
     )
     hidden = frames.reshape(-1)
     for number in range(settings.hidden_layers):
@@ -192,7 +233,9 @@ def test_each_network_is_its_equations(name, precision, tolerance):
     network = build_network(recipe, 257, 3, precision)
     rng = np.random.default_rng(4)
     for layer in network.layers:  # biases and scales that are not 0 and 1
-        layer.set_weights([weight + 0.1 * rng.standard_normal(weight.shape) for weight in layer.get_weights()])
+        layer.set_weights(
+            [weight + 0.1 * rng.standard_normal(weight.shape) for weight in layer.get_weights()]
+        )
     frames = rng.standard_normal((1, recipe.input.n_concat + 1, 257)).astype(np.float32)
     inputs, n_statistics = [frames], recipe.input.n_statistics
     statistics = rng.standard_normal((1, 1, 257 * n_statistics)).astype(np.float32)
@@ -208,7 +251,9 @@ def test_each_network_is_its_equations(name, precision, tolerance):
         assert np.sqrt(np.mean(error**2)) < tolerance * np.sqrt(np.mean(expected**2))
     if precision == "bfloat16":
         assert all(weight.dtype == "float32" for weight in network.trainable_variables)
-        assert np.any(error != 0) and "bfloat16" in {layer.compute_dtype for layer in network.layers}
+        assert np.any(error != 0) and "bfloat16" in {
+            layer.compute_dtype for layer in network.layers
+        }
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -224,7 +269,9 @@ def test_losses_equal_their_definitions():
     expected = np.mean(((mask * mixture + 1e-6) ** 0.3 - (speech + 1e-6) ** 0.3) ** 2, axis=-1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)  # single precision
     found = convert(log_magnitude_loss(np.log(speech), estimate, "mean_absolute_error"))
-    np.testing.assert_allclose(found, np.mean(np.abs(estimate - np.log(speech)), axis=-1), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, np.mean(np.abs(estimate - np.log(speech)), axis=-1), rtol=1e-4
+    )
     answer = np.concatenate([estimate, mask], axis=-1)
     found = convert(multi_objective_loss(y, answer, -1.0, 2.0, "mean_squared_error", 0.5))
     of_magnitude = np.mean((estimate - (np.log(speech) + 1) / 2) ** 2, axis=-1)
@@ -240,7 +287,9 @@ def test_loudness_is_blind_to_level_and_grows_with_the_difference_in_shape():
         convert(loudness_distance(speech, speech * factor))
         for factor in (np.ones(257), 4 * np.ones(257), 10**tilt, 10 ** (2 * tilt))
     )
-    np.testing.assert_allclose(same, 0.01, atol=1e-3)  # the root of 1e-4, which keeps the slope finite
+    np.testing.assert_allclose(
+        same, 0.01, atol=1e-3
+    )  # the root of 1e-4, which keeps the slope finite
     np.testing.assert_allclose(louder, same, atol=0.05)  # of loudness around 30
     assert np.all(tilted > same + 0.5) and np.all(more > tilted)
 
@@ -250,8 +299,12 @@ def test_targets_of_a_mask_are_relative_to_the_speech():
     for gain in (1, 7):
         both = targets(gain * mixture, gain * speech, small("default"))
         assert np.sqrt(np.mean(np.exp(2 * both[:, 0]))) == pytest.approx(1, rel=1e-5)
-        np.testing.assert_allclose(both[:, 1] - both[:, 0], np.log(np.abs(mixture) / speech), rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(targets(mixture, speech, small("original")), log_magnitude(speech))
+        np.testing.assert_allclose(
+            both[:, 1] - both[:, 0], np.log(np.abs(mixture) / speech), rtol=0, atol=1e-5
+        )
+    np.testing.assert_array_equal(
+        targets(mixture, speech, small("original")), log_magnitude(speech)
+    )
 
 
 # --- Post-processing ------------------------------------------------------------------------------
@@ -270,13 +323,20 @@ class Fixed:
 
 
 def fixed_settings(recipe, n_statistics, beta=1.0):
-    scaler = Scaler(np.full(257, -2.0), np.full(257, 3.0), np.zeros((n_statistics, 257)), np.ones((n_statistics, 257)))
+    scaler = Scaler(
+        np.full(257, -2.0),
+        np.full(257, 3.0),
+        np.zeros((n_statistics, 257)),
+        np.ones((n_statistics, 257)),
+    )
     return Settings(16000, 512, 256, 1e-8, "0db", 1, recipe, scaler, beta)
 
 
 def test_global_variance_equalisation_multiplies_the_scaled_estimate():
     answer = np.random.default_rng(2).standard_normal((9, 257))
-    found = estimate_magnitude(Fixed(answer), fixed_settings(small("xu2015"), 1, beta=1.5), spectrum(9))
+    found = estimate_magnitude(
+        Fixed(answer), fixed_settings(small("xu2015"), 1, beta=1.5), spectrum(9)
+    )
     np.testing.assert_allclose(np.log(found), 1.5 * 3 * answer - 2, rtol=0, atol=1e-6)
 
 
@@ -284,14 +344,20 @@ def test_the_mask_decides_what_is_kept():
     mixture = spectrum(3)
     estimate, mask = np.zeros((3, 257)), np.repeat([[0.1], [0.5], [0.9]], 257, axis=1)
     answer = np.concatenate([estimate, mask], axis=1)
-    found = np.log(estimate_magnitude(Fixed(answer), fixed_settings(small("xu2015_multi"), 1), mixture))
+    found = np.log(
+        estimate_magnitude(Fixed(answer), fixed_settings(small("xu2015_multi"), 1), mixture)
+    )
     noisy = log_magnitude(mixture)
-    np.testing.assert_allclose(found, [np.full(257, -2.0), (noisy[1] - 2) / 2, noisy[2]], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        found, [np.full(257, -2.0), (noisy[1] - 2) / 2, noisy[2]], rtol=0, atol=1e-6
+    )
 
 
 def test_a_mask_of_one_keeps_the_mixture():
     mixture = spectrum(400)
-    found = estimate_magnitude(Fixed(np.ones((400, 257))), fixed_settings(small("default"), 4), mixture)
+    found = estimate_magnitude(
+        Fixed(np.ones((400, 257))), fixed_settings(small("default"), 4), mixture
+    )
     np.testing.assert_allclose(found, np.abs(mixture), rtol=1e-12)
 
 

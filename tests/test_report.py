@@ -12,16 +12,24 @@ import soundfile
 from conftest import MINI, calculate, create, files_below, run
 from PIL import Image
 
-import report
-from audio_files import write_wave
-from charts import bar_chart, line_chart, ticks
-from features import stft
-from mixture_features import read_features
-from report import place_in_time, write_spectrogram
-from workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+from speech_enhancement.data.audio_files import write_wave
+from speech_enhancement.data.mixture_features import read_features
+from speech_enhancement.evaluation import report
+from speech_enhancement.evaluation.charts import bar_chart, line_chart, ticks
+from speech_enhancement.evaluation.report import place_in_time, write_spectrogram
+from speech_enhancement.features import stft
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
 
 NASTY = "<img src=x onerror=pwned=1>&\"'{{files}}#?%41.wav"  # a file may be called so
-HEADER = ["speech_name", "noise_name", "signal", "pesq_raw_mos", "stoi", "log_spectral_distortion", "a_new_one"]
+HEADER = [
+    "speech_name",
+    "noise_name",
+    "signal",
+    "pesq_raw_mos",
+    "stoi",
+    "log_spectral_distortion",
+    "a_new_one",
+]
 # By file and signal; the last measure is not known, and one score is not defined.
 NUMBERS = {
     (0, "noisy"): (1.0, 0.5, 9, 5),
@@ -57,7 +65,9 @@ def scored(tmp_path_factory):
     assert calculate(workspace, "test", folder / "speech", folder / "noise") == 0
     for number, mixture in enumerate(read_mixtures(str(workspace), "test"), start=1):
         mixed = soundfile.read(mixed_audio_path(str(workspace), "test", 0, mixture.name))[0]
-        write_wave(enhanced_path(str(workspace), 0, mixture.name), number / 2 * mixed)  # the fourth has a peak of 2
+        write_wave(
+            enhanced_path(str(workspace), 0, mixture.name), number / 2 * mixed
+        )  # the fourth has a peak of 2
     write_scores(workspace)
     stats = workspace / "training_stats/5db"
     stats.mkdir(parents=True)
@@ -106,7 +116,10 @@ class Parsed(HTMLParser):
 
 
 def wave_paths(folder, number):
-    return [next((folder / "files").glob(f"{number:04d}-*.{signal}.wav")) for signal in ("noisy", "enhanced", "clean")]
+    return [
+        next((folder / "files").glob(f"{number:04d}-*.{signal}.wav"))
+        for signal in ("noisy", "enhanced", "clean")
+    ]
 
 
 # --- The files --------------------------------------------------------------------------------
@@ -128,21 +141,29 @@ def test_names_stay_text(page):
     assert all("onerror" not in attributes for _, attributes in parsed.elements)
     assert [attributes.get("src") == "x" for _, attributes in parsed.elements].count(True) == 0
     assert f"{NASTY} in {NASTY}" in parsed.text
-    assert page.read_text(encoding="utf-8").count("<article") == 4  # {{files}} in a name brings nothing in
+    assert (
+        page.read_text(encoding="utf-8").count("<article") == 4
+    )  # {{files}} in a name brings nothing in
 
 
 def test_the_waves_have_one_factor_and_the_clean_speech_its_level_in_the_mixture(scored, page):
     for number, mixture in enumerate(read_mixtures(str(scored), "test"), start=1):
         mixed = soundfile.read(mixed_audio_path(str(scored), "test", 0, mixture.name))[0]
-        noisy, enhanced, clean = (soundfile.read(path)[0] for path in wave_paths(page.parent, number))
+        noisy, enhanced, clean = (
+            soundfile.read(path)[0] for path in wave_paths(page.parent, number)
+        )
         factor = 1 / max(1, number / 2)
         # Rounding to 16 bits, and their full scale of 32767 instead of 32768.
         np.testing.assert_allclose(noisy, factor * mixed, rtol=0, atol=5e-5)
         np.testing.assert_allclose(enhanced, factor * number / 2 * mixed, rtol=0, atol=5e-5)
         _, speech_magnitude, _ = read_features(str(scored), "test", 0, mixture)
         # White rounding noise of 1/2^15/sqrt(12) rms has about that magnitude in each bin; ten times is far out.
-        np.testing.assert_allclose(np.abs(stft(clean, 512, 256)), factor * speech_magnitude, rtol=1e-3, atol=1e-4)
-        assert {soundfile.info(path).subtype for path in wave_paths(page.parent, number)} == {"PCM_16"}
+        np.testing.assert_allclose(
+            np.abs(stft(clean, 512, 256)), factor * speech_magnitude, rtol=1e-3, atol=1e-4
+        )
+        assert {soundfile.info(path).subtype for path in wave_paths(page.parent, number)} == {
+            "PCM_16"
+        }
 
 
 def test_without_the_speech_folder_the_clean_wave_has_the_mixtures_phase(workspace):
@@ -164,7 +185,9 @@ def test_a_spectrogram_shows_a_click_where_it_is_heard(tmp_path):
     magnitudes = np.abs(stft(audio, 512, 256))
     write_spectrogram(str(tmp_path / "s.png"), magnitudes, float(20 * np.log10(magnitudes.max())))
     picture = np.asarray(Image.open(tmp_path / "s.png"))
-    assert picture.shape == (257, len(magnitudes)) and picture.max() == 63 and picture[:, 0].max() == 0
+    assert (
+        picture.shape == (257, len(magnitudes)) and picture.max() == 63 and picture[:, 0].max() == 0
+    )
     begin, width = place_in_time(magnitudes, len(audio))
     heard = begin + width * (np.argmax(picture.sum(axis=0)) + 0.5) / picture.shape[1]
     assert heard * len(audio) == pytest.approx(9000, abs=128)  # half a hop
@@ -188,7 +211,10 @@ def test_a_rerun_leaves_nothing_of_an_earlier_report(workspace, capsys):
     (workspace / "report/mine.txt").write_text("")
     capsys.readouterr()
     assert write_report(workspace) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"report of 4 files -> {workspace}/report/index.html"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"report of 4 files -> {workspace}/report/index.html"
+    )
     assert files_below(workspace / "report") == {**expected, "mine.txt": b""}
 
 
@@ -224,9 +250,19 @@ def test_the_tables_hold_the_scores_of_the_file_and_their_statistics(page):
 
 
 def test_less_distortion_is_better(page):
-    cells = [attributes for tag, attributes in Parsed(page).elements if tag == "td" and "data-value" in attributes]
+    cells = [
+        attributes
+        for tag, attributes in Parsed(page).elements
+        if tag == "td" and "data-value" in attributes
+    ]
     gains = {(cell["class"].split()[-1], cell["data-value"]) for cell in cells}
-    assert {("better", "-2"), ("worse", "1"), ("better", "1"), ("worse", "-0.125"), ("number", "0")} <= gains
+    assert {
+        ("better", "-2"),
+        ("worse", "1"),
+        ("better", "1"),
+        ("worse", "-0.125"),
+        ("number", "0"),
+    } <= gains
 
 
 def test_charts_are_to_scale():
@@ -234,10 +270,13 @@ def test_charts_are_to_scale():
     (long, short) = (float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)%"', chart))
     assert long == pytest.approx(2 * short, abs=0.02)
     (left, right) = re.search(r'class="spread" x1="([\d.]+)%" x2="([\d.]+)%"', chart).groups()
-    assert float(right) - float(left) == pytest.approx(long, abs=0.02)  # one deviation to either side
+    assert float(right) - float(left) == pytest.approx(
+        long, abs=0.02
+    )  # one deviation to either side
     assert "<b>" not in chart and "-0.50 ± 0.00" in chart
     points = re.findall(
-        r'cx="([\d.]+)%" cy="([\d.]+)"', line_chart("gain", [(-5, 1, 0), (0, 3, 0), (5, 2, 0)], "dB", ".1f")
+        r'cx="([\d.]+)%" cy="([\d.]+)"',
+        line_chart("gain", [(-5, 1, 0), (0, 3, 0), (5, 2, 0)], "dB", ".1f"),
     )
     x, y = np.array(points, float).T
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
@@ -253,7 +292,11 @@ def test_gain_against_snr_is_drawn_once_there_are_several(workspace):
     (workspace / "scores/test/old notes").mkdir()
     assert write_report(workspace) == 0
     parsed = Parsed(workspace / "report/index.html")
-    charts = [attributes["aria-label"] for tag, attributes in parsed.elements if attributes.get("class") == "lines"]
+    charts = [
+        attributes["aria-label"]
+        for tag, attributes in parsed.elements
+        if attributes.get("class") == "lines"
+    ]
     assert charts[0] == "gain in PESQ against SNR: -5 dB +0.62; 0 dB +0.62; 2.5 dB +0.62"
 
 
@@ -278,7 +321,9 @@ def refused(capsys, workspace, *words, flags=()):
 def test_what_is_missing_or_does_not_fit_is_named(workspace, tmp_path, capsys):
     flags = ("--speech_dir", MINI / "test_speech")
     refused(capsys, workspace, "is missing; check --speech_dir", flags=flags)
-    refused(capsys, workspace, "nowhere does not exist", flags=("--speech_dir", tmp_path / "nowhere"))
+    refused(
+        capsys, workspace, "nowhere does not exist", flags=("--speech_dir", tmp_path / "nowhere")
+    )
     scores = workspace / "scores/test/0db/scores.csv"
     text = scores.read_text(encoding="utf-8")
     for wrong, words in {

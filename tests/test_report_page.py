@@ -20,8 +20,19 @@ def browser(page, tmp_path_factory):
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for flag in (
-        *("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1200,900"),
+        *(
+            "headless=new",
+            "no-sandbox",
+            "disable-gpu",
+            "no-first-run",
+            "disable-background-networking",
+        ),
+        *(
+            "disable-component-update",
+            "disable-sync",
+            "disable-dev-shm-usage",
+            "window-size=1200,900",
+        ),
         "autoplay-policy=no-user-gesture-required",
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
@@ -55,7 +66,9 @@ def test_every_player_plays_and_only_one_at_a_time(browser, page):
     heard = browser.execute_async_script(PLAY_EACH)
     assert len(heard) == 12, heard
     for (elapsed, duration, n_playing), path in zip(
-        heard, [path for number in (1, 2, 3, 4) for path in wave_paths(page.parent, number)], strict=True
+        heard,
+        [path for number in (1, 2, 3, 4) for path in wave_paths(page.parent, number)],
+        strict=True,
     ):
         assert elapsed >= 0.1 and n_playing == 1
         assert duration == pytest.approx(soundfile.info(path).duration, abs=0.001)
@@ -84,10 +97,14 @@ def test_a_click_into_a_spectrogram_plays_from_there_and_the_line_follows(browse
         browser.get(page.as_uri())
     for index, share in ((4, 0.4), (2, 0.6)):  # clean and enhanced, of two files
         actions = ActionBuilder(browser, duration=0)
-        actions.pointer_action.move_to_location(*browser.execute_script(CLICK, index, share)).click()
+        actions.pointer_action.move_to_location(
+            *browser.execute_script(CLICK, index, share)
+        ).click()
         actions.perform()
         WebDriverWait(browser, 5, 0.02).until(
-            lambda chrome, index=index, share=share: chrome.execute_script(STATE, index)[1] > share * 2.5
+            lambda chrome, index=index, share=share: (
+                chrome.execute_script(STATE, index)[1] > share * 2.5
+            )
         )
         paused, time, duration, left, visibility = browser.execute_script(STATE, index)
         assert not paused and share * duration - 0.02 <= time < share * duration + 1
@@ -103,7 +120,8 @@ def test_a_click_into_a_spectrogram_plays_from_there_and_the_line_follows(browse
 
 
 COLUMN = (
-    "return [...document.querySelectorAll('#scores-table tbody tr')].map((row) => row.cells[arguments[0]].innerText)"
+    "return [...document.querySelectorAll('#scores-table tbody tr')]"
+    ".map((row) => row.cells[arguments[0]].innerText)"
 )
 
 
@@ -115,16 +133,26 @@ def test_headings_sort_up_and_down(browser, by_keyboard):
     def sort_by(column):
         heading = browser.find_element(By.CSS_SELECTOR, f"#scores-table th[data-column='{column}']")
         button = heading.find_element(By.TAG_NAME, "button")
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", button)
+        browser.execute_script(
+            "arguments[0].scrollIntoView({block: 'center', inline: 'center'})", button
+        )
         button.send_keys(Keys.ENTER) if by_keyboard else button.click()
-        sorted_by = browser.find_elements(By.CSS_SELECTOR, "#scores-table th:not([aria-sort='none'])[aria-sort]")
+        sorted_by = browser.find_elements(
+            By.CSS_SELECTOR, "#scores-table th:not([aria-sort='none'])[aria-sort]"
+        )
         assert sorted_by == [heading]
         return heading.get_attribute("aria-sort"), browser.execute_script(COLUMN, column)
 
     assert sort_by(4) == ("ascending", ["-0.50", "+0.50", "+1.00", "+1.50"])
     assert sort_by(4) == ("descending", ["+1.50", "+1.00", "+0.50", "-0.50"])
-    assert sort_by(12) == ("ascending", ["-6.000", "5.500", "100.000", "–"])  # by number, not by letter
-    assert sort_by(12) == ("descending", ["100.000", "5.500", "-6.000", "–"])  # what is not defined stays last
+    assert sort_by(12) == (
+        "ascending",
+        ["-6.000", "5.500", "100.000", "–"],
+    )  # by number, not by letter
+    assert sort_by(12) == (
+        "descending",
+        ["100.000", "5.500", "-6.000", "–"],
+    )  # what is not defined stays last
     assert sort_by(0)[1] == [NASTY, NASTY, "en_librivox_disposed.wav", "en_librivox_disposed.wav"]
 
 
@@ -146,8 +174,12 @@ def test_pictures_and_charts_are_seen_and_nothing_goes_wrong(browser, page):
     seen = browser.execute_async_script(script)
     assert len(seen["widths"]) == 13 and min(seen["widths"]) > 100
     assert len(seen["bars"]) == 4 and max(seen["bars"]) > 50  # PESQ and STOI in two noises
-    assert all(name.startswith("file:") for name in seen["resources"]) and seen["pwned"] == "undefined"
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert (
+        all(name.startswith("file:") for name in seen["resources"]) and seen["pwned"] == "undefined"
+    )
+    assert [
+        entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+    ] == []
 
 
 def test_a_narrow_screen_needs_no_scrolling_sideways(browser):

@@ -16,15 +16,16 @@ import soundfile
 from conftest import MINI, ROOT, calculate, create, inference, pack, run, run_process, train
 from test_main_dnn import read_stats
 
-from audio_files import AudioCache, list_audio
 from config import n_overlap, n_window
-from distribution import Share
-from draws import held_out_speech
-from errors import InputError
-from features import root_mean_square, stft
-from network import load_model
-from network_input import frames_and_statistics
-from on_the_fly import (
+from speech_enhancement.data.audio_files import AudioCache, list_audio
+from speech_enhancement.data.draws import held_out_speech
+from speech_enhancement.errors import InputError
+from speech_enhancement.features import root_mean_square, stft
+from speech_enhancement.network.network import load_model
+from speech_enhancement.network_input import frames_and_statistics
+from speech_enhancement.recipe import TrainingNoise, load_recipe
+from speech_enhancement.training.devices import Share
+from speech_enhancement.training.on_the_fly import (
     BATCHES_PER_BLOCK,
     SEGMENT_FRAMES,
     SEGMENT_SAMPLES,
@@ -35,8 +36,7 @@ from on_the_fly import (
     smooth_response,
     with_response,
 )
-from recipe import TrainingNoise, load_recipe
-from workspace import model_path, read_mixtures, scaler_path, training_stats_path
+from speech_enhancement.workspace import model_path, scaler_path, training_stats_path
 
 NOT_SHARED = Share()
 
@@ -51,7 +51,9 @@ def stream(snrs=None, recipe="default", seed=0, share=NOT_SHARED, **training_noi
     training_noise = dataclasses.replace(chosen.training_noise, **training_noise)
     training = dataclasses.replace(chosen.training, batch_size=64)
     chosen = dataclasses.replace(chosen, training_noise=training_noise, training=training)
-    made = MixtureStream(paths("train_speech"), paths("train_noise"), chosen, snrs, [seed], AudioCache(), share)
+    made = MixtureStream(
+        paths("train_speech"), paths("train_noise"), chosen, snrs, [seed], AudioCache(), share
+    )
     made.compute_scaler(n_blocks=1)
     return made
 
@@ -93,13 +95,19 @@ def test_the_snr_of_a_mixture_is_that_of_the_whole_utterance(tmp_path, snr):
     noise = noise[:SEGMENT_SAMPLES]
     for name, audio in (("speech", speech), ("noise", noise)):
         soundfile.write(tmp_path / f"{name}.wav", audio, 16000, subtype="FLOAT")
-    recipe = dataclasses.replace(load_recipe("xu2015"), training_noise=TrainingNoise())  # begins at the beginning
+    recipe = dataclasses.replace(
+        load_recipe("xu2015"), training_noise=TrainingNoise()
+    )  # begins at the beginning
     names = ([str(tmp_path / "speech.wav")], [str(tmp_path / "noise.wav")])
     made = MixtureStream(*names, recipe, Snrs((snr,)), [0], AudioCache())
     mixed, speech_magnitude = made.mixture(rng)
-    of_speech, of_noise = (stft(audio[:SEGMENT_SAMPLES], n_window, n_overlap) for audio in (speech, noise))
+    of_speech, of_noise = (
+        stft(audio[:SEGMENT_SAMPLES], n_window, n_overlap) for audio in (speech, noise)
+    )
     factor = np.sum(speech_magnitude * np.abs(of_speech)) / np.sum(np.abs(of_speech) ** 2)
-    alpha = np.real(np.sum((mixed - factor * of_speech) * of_noise.conj()) / np.sum(np.abs(of_noise) ** 2))
+    alpha = np.real(
+        np.sum((mixed - factor * of_speech) * of_noise.conj()) / np.sum(np.abs(of_noise) ** 2)
+    )
     found = 20 * np.log10(factor * root_mean_square(speech) / (alpha * root_mean_square(noise)))
     assert found == pytest.approx(snr, abs=1e-3)  # single precision
 
@@ -108,7 +116,8 @@ def test_a_random_equalisation_has_its_response():
     noise = np.random.default_rng(0).standard_normal(80000).astype(np.float32)
     response = smooth_response(np.array([0.0, 6, -6, 12, 0, -20, 3, 0]))
     before, after = (
-        np.mean(np.abs(stft(audio, 512, 256)) ** 2, axis=0) for audio in (noise, with_response(noise, response))
+        np.mean(np.abs(stft(audio, 512, 256)) ** 2, axis=0)
+        for audio in (noise, with_response(noise, response))
     )
     # Within a bin of 31 Hz the response changes by up to 1 dB where it is steep, at low frequencies.
     np.testing.assert_allclose(10 * np.log10(after / before), response, rtol=0, atol=1.0)
@@ -155,7 +164,11 @@ def test_a_block_uses_each_frame_at_most_once_and_inputs_fit_targets():
     for runs in block.runs:
         assert sorted(runs) == list(range(0, SEGMENT_FRAMES, 4))
     (frames, statistics), y = block.batch(0)
-    assert frames.shape == (16, 4 + 10, 257) and statistics.shape == (16, 1, 4 * 257) and y.shape == (16, 4, 2, 257)
+    assert (
+        frames.shape == (16, 4 + 10, 257)
+        and statistics.shape == (16, 1, 4 * 257)
+        and y.shape == (16, 4, 2, 257)
+    )
     first = block.runs[1, 1]  # 4 runs of each of 4 segments: the second run of the second
     np.testing.assert_array_equal(y[5], block.targets[1, first : first + 4])
     np.testing.assert_array_equal(frames[5], block.frames[1, first : first + 14])
@@ -167,7 +180,9 @@ def test_the_shares_of_several_processes_make_the_batch_of_one():
         (frames, statistics), y = whole.block(1).batch(number)
         shared = [part.block(1).batch(number) for part in parts]
         np.testing.assert_array_equal(np.concatenate([inputs[0] for inputs, _ in shared]), frames)
-        np.testing.assert_array_equal(np.concatenate([inputs[1] for inputs, _ in shared]), statistics)
+        np.testing.assert_array_equal(
+            np.concatenate([inputs[1] for inputs, _ in shared]), statistics
+        )
         np.testing.assert_array_equal(np.concatenate([targets for _, targets in shared]), y)
     with pytest.raises(InputError, match="cannot be shared by 3 devices"):
         stream(share=Share(0, 1, 3))
@@ -178,14 +193,21 @@ def test_the_scaler_is_mean_and_deviation_of_mixtures_that_training_does_not_see
     scaler, seen = made.compute_scaler(n_blocks=2), []
     for number in range(2):
         rng = np.random.default_rng([0, 1, number])  # training has 0 in the second place
-        seen += [frames_and_statistics(made.mixture(rng)[0], load_recipe("default").input) for _ in range(4)]
+        seen += [
+            frames_and_statistics(made.mixture(rng)[0], load_recipe("default").input)
+            for _ in range(4)
+        ]
     frames = np.concatenate([frames for frames, _ in seen])
     statistics = np.stack([statistics[0] for _, statistics in seen])
     # Moments of single-precision values, merged in double precision.
     np.testing.assert_allclose(scaler.mean, frames.mean(axis=0, dtype=float), rtol=0, atol=1e-5)
     np.testing.assert_allclose(scaler.std, frames.std(axis=0, dtype=float), rtol=1e-5)
-    np.testing.assert_allclose(scaler.statistics_mean, statistics.mean(axis=0, dtype=float), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(scaler.statistics_std, statistics.std(axis=0, dtype=float), rtol=1e-5)
+    np.testing.assert_allclose(
+        scaler.statistics_mean, statistics.mean(axis=0, dtype=float), rtol=0, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        scaler.statistics_std, statistics.std(axis=0, dtype=float), rtol=1e-5
+    )
 
 
 def test_a_segment_repeats_audio_that_is_too_short():
@@ -203,7 +225,9 @@ def test_faster_noise_sounds_higher(speed):
     tone = np.sin(2 * np.pi * 500 * np.arange(round(SEGMENT_SAMPLES * speed) + 1) / 16000)
     spectrum = np.abs(np.fft.rfft(played_at(tone, speed)[:SEGMENT_SAMPLES]))
     assert np.argmax(spectrum) * 16000 / SEGMENT_SAMPLES == pytest.approx(500 * speed, abs=1)
-    assert root_mean_square(played_at(tone, speed)[1000:-1000]) == pytest.approx(np.sqrt(0.5), rel=0.01)
+    assert root_mean_square(played_at(tone, speed)[1000:-1000]) == pytest.approx(
+        np.sqrt(0.5), rel=0.01
+    )
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -213,7 +237,20 @@ def test_the_default_recipe_trains_on_the_fly_and_travels_in_the_model(test_set,
     workspace = shutil.copytree(test_set, tmp_path / "w")
     recipe = write_recipe(tmp_path / "mine.toml")
     flags = on_the_fly_flags(workspace, recipe)
-    assert run("main_dnn", "train", *flags, "--n_iterations", 20, "--eval_every", 10, "--valid_fraction", 0.25) == 0
+    assert (
+        run(
+            "main_dnn",
+            "train",
+            *flags,
+            "--n_iterations",
+            20,
+            "--eval_every",
+            10,
+            "--valid_fraction",
+            0.25,
+        )
+        == 0
+    )
     name = "-5dbto15db"
     header, *rows = Path(training_stats_path(str(workspace), name)).read_text().splitlines()
     assert header == "iteration,tr_loss,te_loss,valid_loss" and len(rows) == 3
@@ -221,16 +258,33 @@ def test_the_default_recipe_trains_on_the_fly_and_travels_in_the_model(test_set,
     _, settings = load_model(model_path(str(workspace), name, 20))
     assert settings.recipe.network.hidden_units == 32 and settings.snr == name
     for iteration in (20, "best"):
-        assert run("main_dnn", "inference", "--workspace", workspace, "--te_snr", 0, "--iteration", iteration) == 0
+        assert (
+            run(
+                "main_dnn",
+                "inference",
+                "--workspace",
+                workspace,
+                "--te_snr",
+                0,
+                "--iteration",
+                iteration,
+            )
+            == 0
+        )
     assert len(os.listdir(workspace / "enh_wavs/test/0db")) == 4
 
 
 def test_flags_go_over_the_recipe(test_set, tmp_path, capsys):
     workspace = shutil.copytree(test_set, tmp_path / "w")
     flags = on_the_fly_flags(workspace, write_recipe(tmp_path / "mine.toml"))
-    assert run("main_dnn", "train", *flags, "--n_iterations", 1, "--tr_snr", -5, 2.5, "--lr", 0.5) == 0
+    assert (
+        run("main_dnn", "train", *flags, "--n_iterations", 1, "--tr_snr", -5, 2.5, "--lr", 0.5) == 0
+    )
     _, settings = load_model(model_path(str(workspace), "-5db_2.5db", 1))
-    assert settings.recipe.training.snr_db == (-5, 2.5) and settings.recipe.training.learning_rate == 0.5
+    assert (
+        settings.recipe.training.snr_db == (-5, 2.5)
+        and settings.recipe.training.learning_rate == 0.5
+    )
     capsys.readouterr()
     assert run("main_dnn", "train", *flags[:-4]) == 2
     assert "needs --speech_dir and --noise_dir" in capsys.readouterr().err
@@ -241,8 +295,21 @@ def test_the_papers_recipes_train_and_enhance(test_set, tmp_path, name):
     workspace = shutil.copytree(test_set, tmp_path / "w")
     recipe = write_recipe(tmp_path / "mine.toml", name)
     assert pack(workspace, "test", 0, "--recipe", recipe) == 0
-    assert run("main_dnn", "train", *on_the_fly_flags(workspace, recipe), "--n_iterations", 4, "--eval_every", 2) == 0
-    assert run("main_dnn", "inference", "--workspace", workspace, "--te_snr", 0, "--iteration", 4) == 0
+    assert (
+        run(
+            "main_dnn",
+            "train",
+            *on_the_fly_flags(workspace, recipe),
+            "--n_iterations",
+            4,
+            "--eval_every",
+            2,
+        )
+        == 0
+    )
+    assert (
+        run("main_dnn", "inference", "--workspace", workspace, "--te_snr", 0, "--iteration", 4) == 0
+    )
     _, settings = load_model(model_path(str(workspace), "-5db_0db_5db_10db_15db_20db_infdb", 4))
     assert (settings.gv_beta != 1) == (name == "xu2015")
 
@@ -264,9 +331,28 @@ def test_several_snrs_are_read_with_one_scaler_over_all(prepared, tmp_path):
         with h5py.File(workspace / f"packed_features/spectrogram/train/{snr}/data.h5") as packed:
             rows.append(packed["x"][:].reshape(-1, 257))
     with np.load(scaler_path(str(workspace), "train", [0, 5])) as scaler:
-        np.testing.assert_allclose(scaler["mean"], np.concatenate(rows).mean(axis=0), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(scaler["std"], np.concatenate(rows).std(axis=0), rtol=0, atol=1e-4)
-    assert run("main_dnn", "train", "--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, 5, "--n_iterations", 2) == 0
+        np.testing.assert_allclose(
+            scaler["mean"], np.concatenate(rows).mean(axis=0), rtol=0, atol=1e-4
+        )
+        np.testing.assert_allclose(
+            scaler["std"], np.concatenate(rows).std(axis=0), rtol=0, atol=1e-4
+        )
+    assert (
+        run(
+            "main_dnn",
+            "train",
+            "--workspace",
+            workspace,
+            "--te_snr",
+            0,
+            "--tr_snr",
+            0,
+            5,
+            "--n_iterations",
+            2,
+        )
+        == 0
+    )
     assert inference(workspace, "--iteration", 2, "--tr_snr", 0, 5) == 0
 
 
@@ -281,12 +367,14 @@ def test_held_out_speakers_are_whole_and_the_draw_depends_on_names_alone():
 
 
 def test_validation_rows_are_not_trained_on(prepared, tmp_path):
-    from batches import split_rows
+    from speech_enhancement.training.packed_batches import split_rows
 
     path = prepared / "packed_features/spectrogram/train/0db/data.h5"
     with h5py.File(path) as packed:
         train_rows, valid_rows = split_rows(str(prepared), [packed], 0.3)
-        covered = sorted(row for pairs in (*train_rows, *valid_rows) for pair in pairs for row in range(*pair))
+        covered = sorted(
+            row for pairs in (*train_rows, *valid_rows) for pair in pairs for row in range(*pair)
+        )
         assert covered == list(range(len(packed["x"]))) and valid_rows[0] and train_rows[0]
     workspace = shutil.copytree(prepared, tmp_path / "w")
     assert train(workspace, "--n_iterations", 2, "--eval_every", 1, "--valid_fraction", 0.3) == 0
@@ -311,7 +399,15 @@ def test_resuming_after_a_kill_on_the_fly_with_schedule_and_average(test_set, tm
     losses = []
     for name in ("undisturbed", "killed"):
         workspace = shutil.copytree(test_set, tmp_path / name)
-        flags = [*on_the_fly_flags(workspace, recipe), "--n_iterations", 24, "--eval_every", 8, "--save_every", 8]
+        flags = [
+            *on_the_fly_flags(workspace, recipe),
+            "--n_iterations",
+            24,
+            "--eval_every",
+            8,
+            "--save_every",
+            8,
+        ]
         if name == "killed":
             command = [sys.executable, ROOT / "main_dnn.py", "train", *flags]
             process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
@@ -338,6 +434,9 @@ def test_resume_refuses_what_it_cannot_continue(trained, tmp_path, capsys):
 
 def test_keep_prunes_older_models(prepared, tmp_path):
     workspace = shutil.copytree(prepared, tmp_path / "w")
-    assert train(workspace, "--n_iterations", 5, "--eval_every", 5, "--save_every", 1, "--keep", 2) == 0
+    assert (
+        train(workspace, "--n_iterations", 5, "--eval_every", 5, "--save_every", 1, "--keep", 2)
+        == 0
+    )
     models = sorted(os.listdir(workspace / "models/0db"))
     assert models == ["md_4iters.keras", "md_5iters.keras", "state.npz"]

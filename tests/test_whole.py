@@ -13,9 +13,9 @@ import pytest
 import soundfile
 from conftest import MINI, PESQ, ROOT, files_below, run_process, train, write_csv
 
-from audio_files import read_audio
 from prepare_data import write_mixture
-from workspace import Mixture, training_stats_path
+from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.workspace import Mixture, training_stats_path
 
 
 def start(script, *flags):
@@ -33,7 +33,12 @@ def kill_when(process, happened):
 
 
 def folders(data_type):
-    return ("--speech_dir", MINI / f"{data_type}_speech", "--noise_dir", MINI / f"{data_type}_noise")
+    return (
+        "--speech_dir",
+        MINI / f"{data_type}_speech",
+        "--noise_dir",
+        MINI / f"{data_type}_noise",
+    )
 
 
 @pytest.mark.parametrize("n_files", [1, 2, 5])
@@ -41,11 +46,21 @@ def test_a_killed_feature_step_repeats_to_the_same_files(tmp_path, prepared, n_f
     workspace = tmp_path / "w"
     shutil.copytree(prepared / "mixture_csvs", workspace / "mixture_csvs")
     features = workspace / "features/spectrogram/train/0db"
-    flags = ("calculate_mixture_features", "--workspace", workspace, "--data_type", "train", "--snr", 0)
+    flags = (
+        "calculate_mixture_features",
+        "--workspace",
+        workspace,
+        "--data_type",
+        "train",
+        "--snr",
+        0,
+    )
     process = start("prepare_data", *flags, *folders("train"))
     assert kill_when(process, lambda: features.exists() and len(os.listdir(features)) >= n_files)
     whole = files_below(prepared / "features/spectrogram/train/0db")
-    for name, content in files_below(features).items():  # each file is whole, or has a temporary name
+    for name, content in files_below(
+        features
+    ).items():  # each file is whole, or has a temporary name
         assert name.startswith(".tmp-") or len(content) == len(whole[name])
     assert run_process("prepare_data", *flags, *folders("train")).returncode == 0
     assert files_below(workspace / "mixed_audios") == {
@@ -55,7 +70,10 @@ def test_a_killed_feature_step_repeats_to_the_same_files(tmp_path, prepared, n_f
     }
     assert files_below(features).keys() == whole.keys()
     for name in whole:
-        with np.load(features / name) as one, np.load(prepared / "features/spectrogram/train/0db" / name) as two:
+        with (
+            np.load(features / name) as one,
+            np.load(prepared / "features/spectrogram/train/0db" / name) as two,
+        ):
             np.testing.assert_array_equal(one["mixture_stft"], two["mixture_stft"])
 
 
@@ -63,7 +81,17 @@ def test_a_killed_packing_step_leaves_the_old_file_and_repeats(tmp_path, prepare
     workspace = shutil.copytree(prepared, tmp_path / "w")
     folder = workspace / "packed_features/spectrogram/train/0db"
     before = (folder / "data.h5").read_bytes()
-    flags = ("pack_features", "--workspace", workspace, "--data_type", "train", "--snr", 0, "--n_hop", 1)
+    flags = (
+        "pack_features",
+        "--workspace",
+        workspace,
+        "--data_type",
+        "train",
+        "--snr",
+        0,
+        "--n_hop",
+        1,
+    )
     kill_when(start("prepare_data", *flags), (folder / ".tmp-data.h5").exists)
     assert (folder / "data.h5").read_bytes() == before
     assert run_process("prepare_data", *flags).returncode == 0
@@ -98,7 +126,9 @@ def many_mixtures(workspace, n_mixtures):
     for number in range(n_mixtures):
         speech = waves[names[number % 4]]
         mixture = Mixture(names[number % 4], f"n{number}.wav", 0, len(speech))
-        write_mixture(str(workspace), "train", 0.0, mixture, speech, rng.standard_normal(len(speech)))
+        write_mixture(
+            str(workspace), "train", 0.0, mixture, speech, rng.standard_normal(len(speech))
+        )
         rows.append(mixture)
     write_csv(workspace, rows)
 
@@ -111,7 +141,9 @@ def peak_memory_mb(script, *flags) -> float:
     code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     command = [sys.executable, "-c", code, sys.executable, ROOT / f"{script}.py", *flags]
-    result = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [str(part) for part in command], check=True, capture_output=True, text=True
+    )
     return int(result.stdout) / (1024**2 if sys.platform == "darwin" else 1024)
 
 
@@ -126,7 +158,9 @@ def test_memory_does_not_grow_with_the_data(tmp_path, prepared):
             [
                 peak_memory_mb("prepare_data", "pack_features", *data),
                 peak_memory_mb("prepare_data", "compute_scaler", *data),
-                peak_memory_mb("main_dnn", "train", *snrs, "--n_iterations", 60, "--eval_every", 60),
+                peak_memory_mb(
+                    "main_dnn", "train", *snrs, "--n_iterations", 60, "--eval_every", 60
+                ),
             ]
         )
         shutil.rmtree(workspace)
@@ -138,19 +172,27 @@ def test_memory_does_not_grow_with_the_data(tmp_path, prepared):
 
 @pytest.mark.parametrize("script", ["prepare_data", "main_dnn", "evaluate"])
 def test_help_imports_nothing_heavy_and_explains_each_flag(script):
-    code = (
-        f"import sys, {script} as s\ntry: s.main(sys.argv[1:])\nexcept SystemExit: pass\nprint('MODULES', *sys.modules)"
-    )
+    code = f"import sys, {script} as s\ntry: s.main(sys.argv[1:])\n"
+    code += "except SystemExit: pass\nprint('MODULES', *sys.modules)"
     steps = {
-        "prepare_data": ["create_mixture_csv", "calculate_mixture_features", "pack_features", "compute_scaler"],
+        "prepare_data": [
+            "create_mixture_csv",
+            "calculate_mixture_features",
+            "pack_features",
+            "compute_scaler",
+        ],
         "main_dnn": ["train", "inference", "enhance", "export"],
         "evaluate": ["plot_training_stat", "calculate_pesq", "get_stats", "score", "report"],
     }[script]
     for arguments in (["--help"], *([step, "--help"] for step in steps)):
         command = [sys.executable, "-c", code, *arguments]
-        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         text, modules = output.split("MODULES")
-        assert not {"tensorflow", "keras", "librosa", "matplotlib", "scipy", "h5py"} & set(modules.split())
+        assert not {"tensorflow", "keras", "librosa", "matplotlib", "scipy", "h5py"} & set(
+            modules.split()
+        )
         flags = {"enhance": "--output_dir", "export": "--output", "score": "--reference"}
         assert flags.get(arguments[0], "--workspace") in text or all(step in text for step in steps)
 
@@ -164,20 +206,34 @@ def environment(**variables):
 
 def runme(*flags, cwd=None, **variables):
     command = [str(ROOT / "runme.sh"), *flags]
-    return subprocess.run(command, env=environment(**variables), cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=environment(**variables), cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
 def test_runme_ends_with_the_table_and_names_the_pictures(tmp_path):
     workspace = tmp_path / "w s"
-    result = runme("--visualize", WORKSPACE=str(workspace), ITERATION="3", N_CONCAT="3", TR_SNR="2.5")
+    result = runme(
+        "--visualize", WORKSPACE=str(workspace), ITERATION="3", N_CONCAT="3", TR_SNR="2.5"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
     table = result.stdout[result.stdout.index("Noise(0dB)") :].splitlines()
     assert table[0].split() == ["Noise(0dB)", "PESQ", "unprocessed", "files"]
-    assert [line.split()[0] for line in table[2:6:1] if line[0] != "-"] == ["printer", "vinyl", "Avg."]
+    assert [line.split()[0] for line in table[2:6:1] if line[0] != "-"] == [
+        "printer",
+        "vinyl",
+        "Avg.",
+    ]
     assert f"Pictures: {workspace}/figures" in result.stdout
-    for name in ("enh_wavs/test/0db", "figures/test/0db", "models/2.5db", "scores/test/0db", "training_stats/2.5db"):
+    for name in (
+        "enh_wavs/test/0db",
+        "figures/test/0db",
+        "models/2.5db",
+        "scores/test/0db",
+        "training_stats/2.5db",
+    ):
         assert list((workspace / name).iterdir()), name
     assert not [name for name in files_below(workspace) if "tmp" in name]
 
@@ -204,12 +260,20 @@ def test_runme_stops_at_the_step_that_fails_and_names_it(tmp_path):
     result = runme(WORKSPACE=str(tmp_path / "w"), TE_SPEECH_DIR=str(tmp_path / "nowhere"))
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
-    assert len(lines) == 2 and "nowhere does not exist" in lines[0] and "create_mixture_csv" in lines[1]
+    assert (
+        len(lines) == 2
+        and "nowhere does not exist" in lines[0]
+        and "create_mixture_csv" in lines[1]
+    )
     assert not (tmp_path / "w" / "models").exists()
 
 
 def test_the_mini_data_are_complete():
     waves = sorted(path.relative_to(MINI).as_posix() for path in MINI.rglob("*.wav"))
-    listed = [line.split("\t")[0] for line in (MINI / "SOURCES.txt").read_text().splitlines() if ".wav\t" in line]
+    listed = [
+        line.split("\t")[0]
+        for line in (MINI / "SOURCES.txt").read_text().splitlines()
+        if ".wav\t" in line
+    ]
     assert waves == sorted(listed)
     assert all(soundfile.info(MINI / name).samplerate == 16000 for name in waves)

@@ -1,0 +1,1 @@
+"""Waves and mixtures on disk: reading, listing, mixing, packing."""

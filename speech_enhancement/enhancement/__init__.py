@@ -1,0 +1,1 @@
+"""Enhancing recordings: frames, sample rates, files and pipes."""

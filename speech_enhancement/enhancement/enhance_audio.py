@@ -1,0 +1,309 @@
+"""Enhancing a recording that arrives in parts, with the same result as enhancing it as a whole.
+
+What the network knows of a recording lies within some seconds around a frame, so a few seconds
+are all that has to be kept. `NormalizedStream`, `FeatureStream` and `WaveStream` each take what arrives and return what
+is ready; nothing is delayed against the recording, it only comes out later.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from config import n_overlap, n_window, sample_rate
+from spectrogram_to_wave import overlap_add
+from speech_enhancement.features import level_gain, log_magnitude, pad_to_whole_frames, peak, stft
+from speech_enhancement.network.network import Settings, answers_inside, magnitude_of_answer
+from speech_enhancement.network_input import (
+    FLOOR,
+    FRAMES_PER_ESTIMATE,
+    FRAMES_PER_SECOND,
+    power_of_frames,
+    window_estimates,
+)
+from speech_enhancement.parallel import ahead
+from speech_enhancement.recipe import Input
+
+N_HOP = n_window - n_overlap
+PEAK_S = 5.0  # of a pipe are heard before its level is judged
+
+
+class Ready(NamedTuple):
+    """Frames of one channel that can go through the network.
+
+    Attributes:
+      spectrum: (n_frames, n_freq) complex64, at the level of the recording.
+      gain: (n_frames, 1), what brings each frame to the level of all features; see features.level_gain.
+      frames: (n_frames + n_concat - 1, n_freq), with the neighbours of the first and the last.
+      statistics: (n_frames, n_statistics, n_freq).
+    """
+
+    spectrum: np.ndarray
+    gain: np.ndarray
+    frames: np.ndarray
+    statistics: np.ndarray
+
+
+class NormalizedStream:
+    """Does what network_input.frames_and_statistics does, for spectra that arrive in parts."""
+
+    def __init__(self, settings: Input):
+        self._settings = settings
+        self._width = round(settings.level_window_s * FRAMES_PER_SECOND)
+        self._log: np.ndarray | None = None  # the frames from number self._first on
+        self._power = np.empty(0, np.float32)
+        self._first, self._n_done = 0, 0
+        self._estimate: np.ndarray | None = None
+
+    def add(self, spectrum: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Take in (n_frames, n_freq) complex; return frames and statistics of those that are ready."""
+        log = log_magnitude(spectrum, self._settings.floor_db)
+        if self._settings.noise_estimate == "percentiles":
+            self._log = log if self._log is None else np.concatenate([self._log, log])
+            self._power = np.concatenate([self._power, power_of_frames(spectrum)])
+            return self._with_percentiles(is_last)
+        if self._settings.noise_estimate == "none":
+            return log, np.empty((len(log), 0, log.shape[1]), log.dtype)
+        return self._with_first_frames(log, is_last)
+
+    def _with_first_frames(self, log: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Hold frames back until there are enough for the estimate from the first ones."""
+        n_first = self._settings.first_frames
+        if self._estimate is None:
+            log = log if self._log is None else np.concatenate([self._log, log])
+            self._log = log
+            if len(log) < n_first and not is_last:
+                return log[:0], np.empty((0, 1, log.shape[1]), log.dtype)
+            self._estimate, self._log = log[:n_first].mean(axis=0), None
+        return log, np.broadcast_to(self._estimate, (len(log), 1, log.shape[1]))
+
+    def _with_percentiles(self, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the frames whose window of level and noise is complete; see network_input.estimate_windows."""
+        n_frames, width = self._first + len(self._log), self._width
+        if is_last and n_frames <= width:
+            starts, width, n_ready = np.array([0]), n_frames, n_frames
+        else:
+            numbers = np.arange(
+                self._n_done // FRAMES_PER_ESTIMATE, -(-n_frames // FRAMES_PER_ESTIMATE)
+            )
+            starts = np.maximum(
+                numbers * FRAMES_PER_ESTIMATE + FRAMES_PER_ESTIMATE // 2 - width // 2, 0
+            )
+            starts = (
+                np.minimum(starts, n_frames - width)
+                if is_last
+                else starts[starts + width <= n_frames]
+            )
+            n_ready = min(
+                (self._n_done // FRAMES_PER_ESTIMATE + len(starts)) * FRAMES_PER_ESTIMATE, n_frames
+            )
+        first, done = self._first, self._n_done
+        level, statistics = window_estimates(
+            self._log, self._power, starts - first, width, self._settings.percentiles
+        )
+        of_frame = np.minimum(
+            (np.arange(done, n_ready) - done) // FRAMES_PER_ESTIMATE, len(starts) - 1
+        )
+        frames = np.maximum(self._log[done - first : n_ready - first] - level[of_frame], -FLOOR)
+        self._n_done = n_ready
+        # The next window begins before its frames, and at the end of the recording so far before that.
+        begin = n_ready + FRAMES_PER_ESTIMATE // 2 - self._width // 2
+        self._first = max(0, min(begin, n_frames - self._width))
+        self._log, self._power = (
+            self._log[self._first - first :],
+            self._power[self._first - first :],
+        )
+        return frames, statistics[of_frame]
+
+
+class Level:
+    """The gain that brings one channel to the level of all features, for recipes that take the recording's peak.
+
+    In a file the peak is known. In a pipe it is that of what has come so far, of PEAK_S seconds at least:
+    should something louder come later, what came before was enhanced as if the recording were quieter.
+
+    Args:
+      settings: the recipe's section [input].
+      peak_of_recording: largest absolute value of the channel at 16 kHz; None in a pipe.
+    """
+
+    def __init__(self, settings: Input, peak_of_recording: float | None):
+        self._in_window = settings.level_window_s > 0
+        self._known, self._peak = peak_of_recording, 0.0
+        self._waiting, self._n_heard = np.empty((0, n_window // 2 + 1), np.complex64), 0
+
+    def add(
+        self, spectrum: np.ndarray, samples: np.ndarray, is_last: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take in new frames, and the samples that they came with.
+
+        Returns:
+          The frames whose level is known, (n_frames, n_freq), and the gain of each, (n_frames, 1) float32.
+        """
+        if self._in_window:
+            gain = 1.0
+        elif self._known is not None:
+            gain = level_gain(self._known)
+        else:
+            self._peak, self._n_heard = max(self._peak, peak(samples)), self._n_heard + len(samples)
+            spectrum, self._waiting = np.concatenate([self._waiting, spectrum]), spectrum[:0]
+            if self._n_heard < PEAK_S * sample_rate and not is_last:
+                spectrum, self._waiting = self._waiting, spectrum
+            gain = level_gain(self._peak)
+        return spectrum, np.full((len(spectrum), 1), gain, np.float32)
+
+
+class FeatureStream:
+    """Turns the samples of one channel into frames that are ready for the network.
+
+    Args:
+      settings: the recipe's section [input].
+      peak_of_recording: see Level.
+    """
+
+    def __init__(self, settings: Input, peak_of_recording: float | None = None):
+        self._n_side = (settings.n_concat - 1) // 2
+        self._level = Level(settings, peak_of_recording)
+        self._normalized = NormalizedStream(settings)
+        self._samples = np.empty(0, np.float32)
+        self._n_frames = 0
+        self._held: Ready | None = None  # frames whose neighbours are not there yet
+
+    def add(self, samples: np.ndarray, is_last: bool = False) -> Ready:
+        """Take in (n_samples,) at 16 kHz; return the frames that are ready."""
+        new_samples = samples
+        samples = np.concatenate([self._samples, samples.astype(np.float32, copy=False)])
+        if is_last and (len(samples) > n_overlap or self._n_frames == 0):
+            samples = pad_to_whole_frames(samples, n_window, n_overlap)
+        n_new = max(0, (len(samples) - n_overlap) // N_HOP)
+        self._samples = samples[n_new * N_HOP :]
+        self._n_frames += n_new
+        n_freq = n_window // 2 + 1
+        spectrum = (
+            stft(samples, n_window, n_overlap) if n_new else np.empty((0, n_freq), np.complex64)
+        )
+        spectrum, gain = self._level.add(spectrum, new_samples, is_last)
+        return self._with_neighbours(
+            Ready(spectrum, gain, *self._normalized.add(spectrum * gain, is_last)), is_last
+        )
+
+    def _with_neighbours(self, new: Ready, is_last: bool) -> Ready:
+        """Hold frames back until their neighbours are there; beyond the borders the outermost frame is repeated."""
+        if self._held is None:
+            self._held = Ready(*(array[:0] for array in new))
+        spectrum, gain, frames, statistics = self._held
+        if len(new.frames) and not len(frames):
+            frames = np.repeat(new.frames[:1], self._n_side, axis=0)
+        spectrum, gain = np.concatenate([spectrum, new.spectrum]), np.concatenate([gain, new.gain])
+        frames, statistics = (
+            np.concatenate([frames, new.frames]),
+            np.concatenate([statistics, new.statistics]),
+        )
+        if is_last:
+            frames = np.pad(frames, ((0, self._n_side), (0, 0)), mode="edge")
+        n_ready = max(0, len(frames) - 2 * self._n_side)
+        if not is_last:
+            n_ready -= (
+                n_ready % FRAMES_PER_ESTIMATE
+            )  # whole segments of frames with the same statistics
+        self._held = Ready(
+            spectrum[n_ready:], gain[n_ready:], frames[n_ready:], statistics[n_ready:]
+        )
+        return Ready(
+            spectrum[:n_ready],
+            gain[:n_ready],
+            frames[: n_ready + 2 * self._n_side],
+            statistics[:n_ready],
+        )
+
+
+class WaveStream:
+    """Turns spectra of one channel into its wave, as spectrogram_to_wave.recover_wav does."""
+
+    def __init__(self):
+        window = np.hamming(n_window)
+        self._window, self._scale = window, np.sqrt(np.sum(window**2))  # stft divided by it
+        self._wave = self._window_sum = np.zeros(n_window - N_HOP)
+
+    def add(self, spectrum: np.ndarray, is_last: bool = False) -> np.ndarray:
+        """Take in (n_frames, n_freq) complex; return the samples that no later frame adds to."""
+        frames = np.fft.irfft(spectrum)
+        carried = len(self._wave)
+        wave, window_sum = self._wave, self._window_sum
+        if len(frames):
+            wave = overlap_add(frames, N_HOP)
+            window_sum = overlap_add(np.broadcast_to(self._window, frames.shape), N_HOP)
+            wave[:carried] += self._wave
+            window_sum[:carried] += self._window_sum
+        n_ready = len(wave) if is_last else len(frames) * N_HOP
+        self._wave, self._window_sum = wave[n_ready:], window_sum[n_ready:]
+        ready = wave[:n_ready] * self._scale
+        return np.divide(ready, window_sum[:n_ready], out=ready, where=window_sum[:n_ready] > 0)
+
+
+def enhanced_blocks(
+    model,
+    settings: Settings,
+    blocks: Iterable[np.ndarray],
+    n_channels: int,
+    smallest_gain: float = 0.0,
+    peaks: Sequence[float] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Enhance the channels of a recording at 16 kHz, each alone, while it arrives.
+
+    Three threads share the work: transforming what arrives, the network, transforming back.
+
+    Working set: some seconds of each channel, and four blocks.
+
+    Args:
+      model, settings: as network.load_model returns them.
+      blocks: of samples, (n_samples, n_channels) each.
+      n_channels: how many.
+      smallest_gain: no part of the spectrum is attenuated by more than this factor.
+      peaks: the largest absolute value of each channel; None where it is not known; see Level.
+    Yields:
+      samples, (n_samples, n_channels) float32, which lag behind the blocks; and the gain at the top of the
+      band of each of their frames, (n_frames, n_channels). In the end up to a frame more samples than arrived.
+    """
+    ready = ahead(_ready_blocks(settings.recipe.input, blocks, peaks or [None] * n_channels))
+    estimated = ahead(_estimated(model, settings, ready, smallest_gain))
+    waves = [WaveStream() for _ in range(n_channels)]
+    for spectra, top_gains, is_last in estimated:
+        samples = [
+            wave.add(spectrum, is_last) for wave, spectrum in zip(waves, spectra, strict=True)
+        ]
+        yield np.stack(samples, axis=1).astype(np.float32), np.stack(top_gains, axis=1)
+
+
+def _ready_blocks(
+    settings: Input, blocks: Iterable[np.ndarray], peaks: Sequence
+) -> Iterator[tuple[list, bool]]:
+    """Yield what is ready of each channel, and whether it is the last."""
+    streams = [FeatureStream(settings, peak_of_recording) for peak_of_recording in peaks]
+    for block in blocks:
+        yield [stream.add(samples) for stream, samples in zip(streams, block.T, strict=True)], False
+    yield [stream.add(np.empty(0, np.float32), is_last=True) for stream in streams], True
+
+
+def _estimated(
+    model, settings: Settings, ready_blocks, smallest_gain: float
+) -> Iterator[tuple[list, list, bool]]:
+    """Yield the enhanced spectra of each channel, their gains at the top of the band, and whether they are the last."""
+    for channels, is_last in ready_blocks:
+        gains = [spectral_gain(model, settings, ready, smallest_gain) for ready in channels]
+        spectra = [ready.spectrum * gain for ready, gain in zip(channels, gains, strict=True)]
+        yield spectra, [np.minimum(gain[:, -33:-1].mean(axis=1), 1) for gain in gains], is_last
+
+
+def spectral_gain(model, settings: Settings, ready: Ready, smallest_gain: float) -> np.ndarray:
+    """Return what each bin is multiplied by, (n_frames, n_freq)."""
+    if not len(ready.spectrum):
+        return np.empty(ready.spectrum.shape, np.float32)
+    answer = answers_inside(model, settings, ready.frames, ready.statistics)
+    if settings.recipe.target.output == "mask":
+        gain = answer
+    else:
+        spectrum = ready.gain * ready.spectrum
+        magnitude = magnitude_of_answer(settings, answer, spectrum)
+        gain = (magnitude / np.maximum(np.abs(spectrum), 1e-12)).astype(np.float32)
+    return np.maximum(gain, smallest_gain) if smallest_gain > 0 else gain

@@ -1,0 +1,441 @@
+"""Cleaning recordings: any format, sample rate and number of channels; each channel is enhanced alone."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import soundfile
+
+from config import n_window, sample_rate
+from speech_enhancement.command_line import Progress, say
+from speech_enhancement.data.audio_files import find_audio, opened, sound_blocks
+from speech_enhancement.enhancement.enhance_audio import N_HOP, enhanced_blocks
+from speech_enhancement.errors import InputError
+from speech_enhancement.files import replacing
+
+EXTENSIONS = (
+    ".wav",
+    ".wave",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".au",
+    ".snd",
+)
+EXTENSIONS += (
+    ".caf",
+    ".w64",
+    ".rf64",
+    ".sph",
+    ".nist",
+    ".voc",
+)  # in folders; a file that is named may have any
+BLOCK_SAMPLES = 2**18  # of each channel, enhanced together: 16 s at 16 kHz
+LOWEST_RATE, MOST_CHANNELS = 8000, 32  # Hz; channels are kept in memory side by side
+FULL_SCALE = 1 - 2**-15  # the largest sample of 16 bits
+LIMITER_S = 0.016  # how far before and after a peak the level is lowered
+
+
+# --- Which files ------------------------------------------------------------------------------
+
+
+def plan(inputs: list[str], output_dir: str) -> list[tuple[str, str]]:
+    """Return pairs of input and output file; files of a folder keep their place below it.
+
+    Raises:
+      InputError: no such file or folder, a folder without audio, or two inputs with one output.
+    """
+    pairs, sources = [], {}
+    for path in dict.fromkeys(inputs):
+        if os.path.isdir(path):
+            if os.path.realpath(output_dir).startswith(os.path.join(os.path.realpath(path), "")):
+                raise InputError(
+                    f"{output_dir} lies in {path}, so its files would be enhanced too; choose another"
+                )
+            pairs += [
+                (os.path.join(path, name), os.path.join(output_dir, name))
+                for name in find_audio(path, "recordings", EXTENSIONS)
+            ]
+        else:
+            pairs.append((path, os.path.join(output_dir, os.path.basename(path))))
+    for source, target in pairs:
+        other = sources.setdefault(os.path.normpath(target), source)
+        if other != source:
+            raise InputError(
+                f"{other} and {source} would both become {target}; enhance them into two folders"
+            )
+    return pairs
+
+
+def enhance_files(
+    model, settings, inputs: list[str], output_dir: str, overwrite: bool, smallest_gain: float
+) -> int:
+    """Enhance files and folders of files; name and pass over those that cannot be done.
+
+    Args:
+      model, settings: as network.load_model returns them.
+      inputs: files and folders.
+      output_dir: folder to write in; the outputs have the names and formats of the inputs.
+      overwrite: whether outputs that exist are written anew.
+      smallest_gain: no part of the spectrum is attenuated by more than this factor.
+    Returns:
+      0, or 1 if some of several files could not be done.
+    Raises:
+      InputError: the only file cannot be done, or the inputs do not fit together.
+    """
+    pairs = plan(inputs, output_dir)
+    problems, durations = [], {}
+    for pair in pairs:
+        try:
+            durations[pair] = check_pair(*pair, overwrite)
+        except InputError as error:
+            problems.append(
+                InputError(str(error))
+            )  # without its traceback, which holds blocks of samples
+    began = time.perf_counter()
+    with Progress(round(sum(durations.values())), "s of audio") as progress:
+        for pair in list(durations):
+            try:
+                enhance_file(model, settings, *pair, smallest_gain, progress)
+            except InputError as error:
+                problems.append(
+                    InputError(str(error))
+                )  # without its traceback, which holds blocks of samples
+                del durations[pair]
+    if problems and len(pairs) == 1:
+        raise problems[0]
+    for problem in problems:
+        say(f"not enhanced: {problem}")
+    elapsed, seconds = time.perf_counter() - began, sum(durations.values())
+    factor = f": real-time factor {elapsed / seconds:.4f}" if seconds else ""
+    counts = f"{len(durations)} of {len(pairs)} files, {seconds:.0f} s of audio in {elapsed:.1f} s"
+    print(f"{counts}{factor} -> {output_dir}")
+    return 1 if problems else 0
+
+
+def check_pair(source: str, target: str, overwrite: bool) -> float:
+    """Return the duration of a file in seconds, if it can be enhanced.
+
+    Raises:
+      InputError: it is missing, unreadable, too short, has too low a rate or too many channels, or cannot be
+        written in its format; or the output is the input, or exists.
+    """
+    with opened(source) as file:
+        check_signal(source, file.samplerate, file.channels)
+        if file.frames * sample_rate < n_window * file.samplerate:
+            least = -(-n_window * file.samplerate // sample_rate)
+            raise InputError(
+                f"{source} is too short: expected {least} samples or more, found {file.frames}; remove it"
+            )
+        if not soundfile.check_format(file.format, file.subtype):
+            raise InputError(
+                f"{source} is {file.format} {file.subtype}, which can only be read; convert it to WAV"
+            )
+        duration = file.frames / file.samplerate
+    if os.path.exists(target):
+        if os.path.samefile(source, target):
+            raise InputError(f"{target} is the input itself; give another --output_dir")
+        if not overwrite:
+            raise InputError(f"{target} exists; give --overwrite or another --output_dir")
+    return duration
+
+
+def check_signal(source: str, rate: int, n_channels: int) -> None:
+    """Raise InputError if a recording's sample rate is too low or its channels are too many."""
+    if rate < LOWEST_RATE:
+        raise InputError(
+            f"{source} has {rate} samples a second; expected at least {LOWEST_RATE}: speech needs 4 kHz"
+        )
+    if n_channels > MOST_CHANNELS:
+        raise InputError(
+            f"{source} has {n_channels} channels; expected at most {MOST_CHANNELS}: split the file"
+        )
+
+
+# --- One file ---------------------------------------------------------------------------------
+
+
+def enhance_file(model, settings, source: str, target: str, smallest_gain: float, progress) -> None:
+    """Enhance a file; the result has its name, format, sample rate, channels and length.
+
+    Working set: some seconds of each channel, however long the file.
+
+    Raises:
+      InputError: the file cannot be read to its end, or the output cannot be written.
+    """
+    peaks = peaks_of(source) if settings.recipe.input.level_window_s == 0 else None
+    with opened(source) as file, replacing(target) as temporary:
+        kind = {"format": file.format, "subtype": file.subtype, "endian": file.endian}
+        is_float = file.subtype in ("FLOAT", "DOUBLE")
+        blocks = (
+            channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES)
+        )
+        enhanced = enhanced_at_rate(
+            model, settings, blocks, file.samplerate, file.channels, smallest_gain, peaks
+        )
+        with open(temporary, "wb"):  # libsndfile does not say why it cannot write
+            pass
+        try:
+            # Closed before the file that its threads read from: libsndfile crashes otherwise.
+            with (
+                contextlib.closing(enhanced),
+                soundfile.SoundFile(
+                    temporary, "w", file.samplerate, file.channels, **kind
+                ) as output,
+            ):
+                for name, text in file.copy_metadata().items():
+                    setattr(output, name, text)
+                for samples in enhanced if is_float else limited(enhanced, file.samplerate):
+                    output.write(samples)
+                    progress.add(len(samples) / file.samplerate)
+            check_written(temporary, file.frames)
+        except (
+            soundfile.SoundFileError,
+            AssertionError,
+        ) as error:  # soundfile asserts that all was written
+            raise InputError(
+                f"{target} cannot be written ({error or 'the disk is full'}); free some space"
+            ) from error
+
+
+def peaks_of(source: str) -> list[float]:
+    """Return the largest absolute value of each channel of a file at the model's sample rate.
+
+    The file is read to its end, so that enhancing it reads it twice.
+    """
+    with opened(source) as file:
+        blocks = (
+            channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES)
+        )
+        if file.samplerate != sample_rate:
+            blocks = Band(blocks, file.samplerate, file.channels, keeps_top=False).resampled()
+        peaks = np.zeros(file.channels)
+        for block in blocks:
+            peaks = np.maximum(peaks, np.abs(block).max(axis=0, initial=0))
+    return peaks.tolist()
+
+
+def check_written(path: str, n_samples: int) -> None:
+    """Raise soundfile.SoundFileError unless a file that was just written has all its samples."""
+    found = soundfile.info(path).frames  # more, where a codec fills up its last block
+    if found < n_samples:
+        raise soundfile.SoundFileRuntimeError(
+            f"{found} of {n_samples} samples written, is the disk full?"
+        )
+
+
+def enhanced_at_rate(
+    model,
+    settings,
+    blocks: Iterator[np.ndarray],
+    rate: int,
+    n_channels: int,
+    smallest_gain: float,
+    peaks=None,
+) -> Iterator[np.ndarray]:
+    """Enhance blocks of (n_samples, n_channels) at any sample rate; as many samples come out as went in.
+
+    What lies above the model's band is multiplied by the gain at the top of the band.
+    """
+    if rate == sample_rate:
+        counted = Counted(blocks)
+        enhanced = (
+            samples
+            for samples, _ in enhanced_blocks(
+                model, settings, counted, n_channels, smallest_gain, peaks
+            )
+        )
+        yield from cut_to(counted, enhanced)
+        return
+    band = Band(blocks, rate, n_channels)
+    pairs = enhanced_blocks(model, settings, band.resampled(), n_channels, smallest_gain, peaks)
+    yield from cut_to(band.counted, band.restored(pairs))
+
+
+class Counted:
+    """Passes blocks on and counts their samples."""
+
+    def __init__(self, blocks: Iterator[np.ndarray]):
+        self._blocks, self.n_samples = blocks, 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the blocks."""
+        for block in self._blocks:
+            self.n_samples += len(block)
+            yield block
+
+
+def cut_to(counted: Counted, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield blocks up to the number of samples that were counted; the last block is known by then."""
+    n_done, held = 0, None
+    for block in blocks:
+        if held is not None:
+            # Only after the end does more come out than went in, perhaps in the last two blocks.
+            held = held[: counted.n_samples - n_done]
+            n_done += len(held)
+            yield held
+        held = block
+    if held is not None:
+        missing = counted.n_samples - n_done - len(held)
+        yield np.pad(held, ((0, max(0, missing)), (0, 0)))[: counted.n_samples - n_done]
+
+
+class Band:
+    """Takes a recording to the model's sample rate and back, and keeps what lies above the model's band.
+
+    Args:
+      blocks: (n_samples, n_channels) each.
+      rate: their sample rate in Hz.
+      n_channels: how many.
+      keeps_top: whether `restored` will be called.
+    """
+
+    def __init__(
+        self, blocks: Iterator[np.ndarray], rate: int, n_channels: int, keeps_top: bool = True
+    ):
+        self.counted = Counted(blocks)
+        self._keeps_top = keeps_top and rate > sample_rate
+        self._rate, self._n_channels = rate, n_channels
+        self._full: list[np.ndarray] = []  # blocks as they came, while they are needed
+        self._low: list[np.ndarray] = []  # the same in the model's band
+
+    def _resampler(self, to: int, n_channels: int):
+        import soxr
+
+        rates = (self._rate, sample_rate) if to == sample_rate else (sample_rate, self._rate)
+        return soxr.ResampleStream(*rates, n_channels, dtype="float32", quality="HQ")
+
+    def resampled(self) -> Iterator[np.ndarray]:
+        """Yield the blocks at the model's sample rate."""
+        down = self._resampler(sample_rate, self._n_channels)
+        for block in self.counted:
+            low = down.resample_chunk(block)
+            if self._keeps_top:
+                self._full.append(block)
+                self._low.append(low)
+            yield low
+        low = down.resample_chunk(np.empty((0, self._n_channels), np.float32), last=True)
+        self._low.append(low)
+        yield low
+
+    def restored(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+        """Yield the enhanced blocks at the recording's own sample rate.
+
+        At a higher rate than the model's, (enhanced, unprocessed) go up side by side; what the
+        unprocessed lacks against the recording is the part above the band.
+        """
+        has_top = self._rate > sample_rate
+        up = self._resampler(self._rate, self._n_channels * (2 if has_top else 1))
+        top = TopGain(self._rate, self._n_channels)
+        last = np.empty((0, self._n_channels), np.float32)
+        for enhanced, gains in pairs:
+            yield (
+                self._raised(up, enhanced, gains, top, is_last=False)
+                if has_top
+                else up.resample_chunk(enhanced)
+            )
+        yield (
+            self._raised(up, last, None, top, is_last=True)
+            if has_top
+            else up.resample_chunk(last, last=True)
+        )
+
+    def _raised(
+        self, up, enhanced: np.ndarray, gains: np.ndarray | None, top: "TopGain", is_last: bool
+    ) -> np.ndarray:
+        """Return the next samples at the recording's rate, with the part above the band."""
+        if gains is not None:
+            top.add(gains)
+        low = take(self._low, len(enhanced), self._n_channels)
+        both = up.resample_chunk(np.concatenate([enhanced, low], axis=1), last=is_last)
+        full = take(self._full, len(both), self._n_channels)
+        return both[:, : self._n_channels] + top.next(len(both)) * (
+            full - both[:, self._n_channels :]
+        )
+
+
+def take(blocks: list[np.ndarray], n_samples: int, n_channels: int) -> np.ndarray:
+    """Remove n_samples from the front of a list of blocks and return them, with zeros where the list ends."""
+    parts, n_found = [], 0
+    while blocks and n_found < n_samples:
+        block = blocks.pop(0)
+        n_used = min(len(block), n_samples - n_found)
+        parts.append(block[:n_used])
+        n_found += n_used
+        if n_used < len(block):
+            blocks.insert(0, block[n_used:])
+    return np.concatenate([*parts, np.zeros((n_samples - n_found, n_channels), np.float32)])
+
+
+class TopGain:
+    """The gain at the top of the band for each sample of the recording, interpolated between the centres of frames."""
+
+    def __init__(self, rate: int, n_channels: int):
+        self._rate = rate
+        self._gains = np.empty((0, n_channels), np.float32)
+        self._first_frame, self._n_done = 0, 0
+
+    def add(self, gains: np.ndarray) -> None:
+        """Take in the gains of the next frames, (n_frames, n_channels)."""
+        self._gains = np.concatenate([self._gains, gains])
+
+    def next(self, n_samples: int) -> np.ndarray:
+        """Return the gains of the next samples, (n_samples, n_channels)."""
+        if n_samples == 0:
+            return np.empty((0, self._gains.shape[1]), np.float32)
+        times = (self._n_done + np.arange(n_samples)) * (sample_rate / self._rate)
+        centres = (self._first_frame + np.arange(len(self._gains))) * N_HOP + n_window / 2
+        gains = np.stack([np.interp(times, centres, column) for column in self._gains.T], axis=1)
+        self._n_done += n_samples
+        n_past = max(
+            0,
+            int(self._n_done * sample_rate / self._rate - n_window / 2) // N_HOP
+            - 1
+            - self._first_frame,
+        )
+        n_past = min(n_past, max(0, len(self._gains) - 1))
+        self._gains, self._first_frame = self._gains[n_past:], self._first_frame + n_past
+        return gains.astype(np.float32)
+
+
+# --- Full scale -------------------------------------------------------------------------------
+
+
+def limited(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """Yield the blocks with peaks above full scale brought down to it, for formats that would clip them.
+
+    Around a peak the level of all channels falls and rises again within LIMITER_S either way.
+    Everything else passes unchanged.
+    """
+    n_reach = max(1, round(LIMITER_S * rate))
+    held = None  # what is still in reach of later samples, with what may reach it from before
+    n_before = 0
+    for block in blocks:
+        held = block if held is None else np.concatenate([held, block])
+        n_ready = len(held) - n_reach
+        if n_ready > n_before:
+            yield (held * limiter_gain(held, n_reach))[n_before:n_ready]
+            first_kept = max(0, n_ready - 2 * n_reach)
+            held, n_before = held[first_kept:], n_ready - first_kept
+    if held is not None and len(held) > n_before:
+        yield (held * limiter_gain(held, n_reach))[n_before:]
+
+
+def limiter_gain(samples: np.ndarray, n_reach: int) -> np.ndarray:
+    """Return the gain of each sample, (n_samples, 1), that keeps (n_samples, n_channels) within full scale."""
+    peaks = np.abs(samples).max(axis=1)
+    gain = np.ones((len(samples), 1), np.float32)
+    distance = np.abs(np.arange(-n_reach, n_reach + 1)) / n_reach
+    for index in np.flatnonzero(peaks > 1):
+        dip = 1 - (1 - FULL_SCALE / peaks[index]) * (1 + np.cos(np.pi * distance)) / 2
+        begin, end = max(0, index - n_reach), min(len(samples), index + n_reach + 1)
+        part = dip[begin - index + n_reach : end - index + n_reach, None]
+        gain[begin:end] = np.minimum(gain[begin:end], part)
+    return gain

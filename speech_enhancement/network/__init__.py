@@ -1,0 +1,1 @@
+"""The network: layers, losses, its file, exported forms."""

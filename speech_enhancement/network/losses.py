@@ -1,0 +1,122 @@
+"""The loss functions, written in Keras' operations: they run on every backend.
+
+Each takes the targets of network_input.targets and the network's answers, and returns one number
+for each frame; the mean over frames is what training minimises.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from config import n_window, sample_rate
+from speech_enhancement.network.keras_backend import import_keras
+from speech_enhancement.recipe import Recipe
+
+SPEECH_LEVEL = 1e6  # mean power of speech in a bin, over the threshold of hearing: 60 dB
+AUDIBLE = 5e3  # power of a frame from which its level is aligned
+MAGNITUDE_FLOOR = 1e-6  # added before a magnitude is compressed, so that its slope stays finite
+
+
+def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
+    """Return the loss function of a recipe.
+
+    Args:
+      recipe: its section [target] chooses the loss.
+      mean, std: (n_freq,) of the scaler; log magnitudes are compared after scaling.
+    Returns:
+      A function of targets and answers, each (n_segs, n_frames, ...), with values (n_segs, n_frames).
+    """
+    target, constant = recipe.target, import_keras().ops.convert_to_tensor
+    if target.output == "log_magnitude":
+        return lambda y, answer: log_magnitude_loss(
+            (y - constant(mean)) / constant(std), answer, target.loss
+        )
+    if target.output == "mask":
+        return lambda y, answer: compressed_loss(
+            y, answer, target.compression, target.loudness_weight
+        )
+    return lambda y, answer: multi_objective_loss(
+        y, answer, constant(mean), constant(std), target.loss, target.mask_weight
+    )
+
+
+def log_magnitude_loss(target, answer, kind: str):
+    """Return the mean absolute or squared error over the bins of scaled log magnitudes."""
+    ops = import_keras().ops
+    error = answer - target
+    return ops.mean(ops.abs(error) if kind == "mean_absolute_error" else ops.square(error), axis=-1)
+
+
+def multi_objective_loss(y, answer, mean, std, kind: str, mask_weight: float):
+    """Return the error of the log magnitude plus the weighted squared error of the mask, [3].
+
+    The mask is min(1, |S| / |Y|), an ideal ratio mask of magnitudes; the network's second half is its estimate.
+    """
+    ops = import_keras().ops
+    speech, mixture = y[..., 0, :], y[..., 1, :]
+    n_freq = speech.shape[-1]
+    mask = ops.exp(ops.minimum(speech - mixture, 0.0))
+    of_magnitude = log_magnitude_loss((speech - mean) / std, answer[..., :n_freq], kind)
+    return of_magnitude + mask_weight * ops.mean(ops.square(answer[..., n_freq:] - mask), axis=-1)
+
+
+def compressed_loss(y, mask, compression: float, loudness_weight: float):
+    """Return the mean squared error of compressed magnitudes, and the weighted difference in loudness.
+
+    (mask |Y|)^c is compared with |S|^c: the mask is judged by what comes out of it, and soft parts
+    of the spectrum count as they do to the ear.
+    """
+    ops = import_keras().ops
+    speech, mixture = ops.exp(y[..., 0, :]), ops.exp(y[..., 1, :])
+    estimate = mask * mixture
+    error = (estimate + MAGNITUDE_FLOOR) ** compression - (speech + MAGNITUDE_FLOOR) ** compression
+    value = ops.mean(ops.square(error), axis=-1)
+    if loudness_weight > 0:
+        value = value + loudness_weight * loudness_distance(
+            ops.square(speech), ops.square(estimate)
+        )
+    return value
+
+
+# --- Loudness ---------------------------------------------------------------------------------
+
+
+def loudness_distance(speech_power, estimate_power):
+    """Return the root mean square difference of specific loudness between estimate and speech, frame by frame.
+
+    The textbook's hearing: powers are summed in bands of half a Bark, and loudness grows with the power of
+    0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The level of each frame is aligned
+    first: this judges the shape of the spectrum, the level is judged by the compressed magnitudes.
+
+    Args:
+      speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech.
+    Returns:
+      (...,).
+    """
+    ops = import_keras().ops
+    bands, weight = map(ops.convert_to_tensor, _bark_bands(n_window, sample_rate))
+    speech, estimate = ops.matmul(speech_power, bands), ops.matmul(estimate_power, bands)
+    level = [ops.sum(power, axis=-1, keepdims=True) + AUDIBLE for power in (speech, estimate)]
+    estimate = estimate * (level[0] / level[1])
+    loudness = [(power + 1.0) ** 0.23 - 1.0 for power in (speech, estimate)]
+    difference = ops.square(loudness[1] - loudness[0])
+    weight = ops.cast(weight, difference.dtype)
+    return ops.sqrt(ops.sum(difference * weight, axis=-1) / ops.sum(weight) + 1e-4)
+
+
+@functools.cache
+def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which bins make which band of half a Bark, (n_freq, n_bands), and the weight of each band, (n_bands,).
+
+    The matrix also brings powers to a scale on which 1 is the threshold of hearing. Bands above 3.6 kHz,
+    where telephone speech ends, weigh 0.3; those below 100 Hz are left out.
+    """
+    frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
+    half_barks = 2 * 7 * np.arcsinh(frequency / 650)
+    band = np.minimum(half_barks.astype(int), int(np.ceil(half_barks[-1])) - 1)
+    used = np.unique(band)
+    centre = 650 * np.sinh((used + 0.5) / 2 / 7)  # Hz
+    used, centre = used[centre > 100], centre[centre > 100]
+    matrix = (band[:, None] == used) * SPEECH_LEVEL
+    return matrix.astype(np.float32), np.where(centre < 3600, 1, 0.3).astype(np.float32)

@@ -1,0 +1,345 @@
+"""The network of a recipe: building it, its file with all that inference needs, running it on frames."""
+
+import dataclasses
+import json
+import os
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from config import stft_settings
+from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.features import log_magnitude
+from speech_enhancement.files import replacing
+from speech_enhancement.network.keras_backend import import_keras
+from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, frames_and_statistics
+from speech_enhancement.recipe import Recipe, recipe_from_dict
+
+SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
+FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+)  # what a damaged archive may raise,
+_DAMAGE += (
+    KeyError,
+    TypeError,
+    AttributeError,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+)  # and its settings
+
+
+@dataclass
+class Scaler:
+    """Mean and standard deviation of what the network sees.
+
+    Attributes:
+      mean, std: of each bin of the frames, (n_freq,).
+      statistics_mean, statistics_std: of each bin of each statistic, (n_statistics, n_freq).
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    statistics_mean: np.ndarray
+    statistics_std: np.ndarray
+
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        """Scale (..., n_freq) frames, to float32."""
+        scaled = frames - self.mean.astype(np.float32)
+        scaled /= self.std.astype(np.float32)
+        return scaled.astype(np.float32, copy=False)
+
+    def statistics(self, statistics: np.ndarray) -> np.ndarray:
+        """Scale (..., n_statistics, n_freq) statistics, to (..., n_statistics * n_freq) float32."""
+        mean, std = self.statistics_mean.astype(np.float32), self.statistics_std.astype(np.float32)
+        return (
+            ((statistics - mean) / std)
+            .astype(np.float32, copy=False)
+            .reshape(*statistics.shape[:-2], -1)
+        )
+
+
+@dataclass
+class Settings:
+    """What inference needs besides the weights; it travels in the model's file.
+
+    Attributes:
+      sample_rate: in Hz.
+      n_window, n_overlap: of the STFT, in samples.
+      log_epsilon: added to magnitudes before the logarithm.
+      snr: of the training mixtures, as in the name of the models' folder.
+      iteration: training steps taken.
+      recipe: the recipe the model was made with.
+      scaler: of what the network sees.
+      gv_beta: factor that equalises the variance of the estimates, [1]; 1 where it is not used.
+    """
+
+    sample_rate: int
+    n_window: int
+    n_overlap: int
+    log_epsilon: float
+    snr: str
+    iteration: int
+    recipe: Recipe
+    scaler: Scaler
+    gv_beta: float = 1.0
+
+
+def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "float32"):
+    """Build the network of a recipe with random weights.
+
+    It slides over frames: with n_concat frames it makes one answer, with n more frames n more
+    answers. Each is that of hidden layers on the window of n_concat frames, flattened, and the
+    statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a kernel of
+    their own in the first layer, so that its product with them is made once for all frames that they serve.
+    With `residual` the log magnitude is what the last layer adds to the centre frame.
+
+    Args:
+      recipe: sections [input], [network] and [target].
+      n_freq: frequency bins of a frame.
+      seed: of the first weights and of dropout.
+      precision: of products and activations; with "bfloat16" weights, inputs and outputs still are float32.
+    Returns:
+      keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
+      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of n_freq
+      side by side for "log_magnitude_and_mask".
+    """
+    make = Layers(recipe, seed, "mixed_bfloat16" if precision == "bfloat16" else "float32")
+    n_concat, n_statistics = recipe.input.n_concat, recipe.input.n_statistics
+    frames = make("Input", (None, n_freq), name="frames", dtype="float32")
+    rows = [make("Cropping1D", (i, n_concat - 1 - i))(frames) for i in range(n_concat)]
+    parts = [make("Concatenate")(rows) if n_concat > 1 else rows[0]]
+    if n_statistics:
+        parts.append(
+            make("Input", (None, n_statistics * n_freq), name="statistics", dtype="float32")
+        )
+    hidden = make.hidden_layers(parts)
+    answers = []
+    if recipe.target.output != "mask":
+        estimate = make.dense(n_freq)(hidden)
+        if recipe.network.residual:
+            centre = make("Cropping1D", (n_concat // 2, n_concat // 2), dtype="float32")(frames)
+            estimate = make("Add", dtype="float32")([centre, estimate])
+        answers.append(estimate)
+    if recipe.target.output != "log_magnitude":
+        answers.append(make.dense(n_freq, activation="sigmoid")(hidden))
+    output = make("Concatenate", dtype="float32")(answers) if len(answers) > 1 else answers[0]
+    if precision == "bfloat16":
+        output = make("Activation", "linear", dtype="float32")(output)
+    return import_keras().Model([frames, *parts[1:]], output)
+
+
+class Layers:
+    """Makes the layers of one network: each random one takes the next seed, all have one precision.
+
+    Args:
+      recipe: section [network].
+      seed: of the first weights and of dropout.
+      precision: Keras' name of the data type that layers compute in.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, precision: str):
+        self._settings, self._precision = recipe.network, precision
+        seeds = np.random.SeedSequence(seed).generate_state(2 * self._settings.hidden_layers + 8)
+        self._seeds = iter((seeds % 2**31).tolist())  # PyTorch takes no larger ones
+
+    def __call__(self, kind: str, *args, **kwargs):
+        """Make a layer of keras.layers."""
+        return getattr(import_keras().layers, kind)(*args, **{"dtype": self._precision, **kwargs})
+
+    def dense(self, n_units: int, limit: float | None = None, **kwargs):
+        """Make a dense layer, with weights of Glorot's uniform distribution or between limits of its own."""
+        initializers, seed = import_keras().initializers, next(self._seeds)
+        kernel = (
+            initializers.RandomUniform(-limit, limit, seed)
+            if limit
+            else initializers.GlorotUniform(seed)
+        )
+        return self("Dense", n_units, kernel_initializer=kernel, **kwargs)
+
+    def dropout(self, rate: float, tensor):
+        """Switch off a share of a tensor while training."""
+        return self("Dropout", rate, seed=next(self._seeds))(tensor) if rate > 0 else tensor
+
+    def hidden_layers(self, parts: list):
+        """Apply the hidden layers to the windows of frames and, if there are any, the statistics."""
+        settings = self._settings
+        parts = [self.dropout(settings.input_dropout, part) for part in parts]
+        # Glorot's limits for all inputs of the first layer together.
+        limit = np.sqrt(6 / (sum(part.shape[-1] for part in parts) + settings.hidden_units))
+        hidden = parts[0]
+        for number in range(settings.hidden_layers):
+            first_of_two = number == 0 and len(parts) > 1
+            hidden = self.dense(settings.hidden_units, limit if first_of_two else None)(hidden)
+            if first_of_two:
+                of_statistics = self.dense(settings.hidden_units, limit, use_bias=False)(parts[1])
+                hidden = self("Add")([hidden, of_statistics])
+            if settings.layer_normalization:
+                hidden = self("LayerNormalization")(hidden)
+            hidden = self("Activation", settings.activation)(hidden)
+            hidden = self.dropout(settings.dropout, hidden)
+        return hidden
+
+
+def save_model(path: str, model, settings: Settings) -> None:
+    """Save a model without its optimizer as a .keras file, with the settings as one JSON member of the archive."""
+    content = dataclasses.asdict(settings)
+    content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
+    with replacing(path) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(SETTINGS_MEMBER, json.dumps(content, indent=1))
+
+
+def load_model(path: str):
+    """Load a model and its settings; Keras' safe mode keeps a stranger's file from running code.
+
+    Returns:
+      keras.Model and Settings.
+    Raises:
+      MissingFileError: no such file; the message names the iterations that there are.
+      InputError: the file is damaged, not one of ours, or made for another transform than config.py's.
+    """
+    if not os.path.isfile(path):
+        raise MissingFileError(f"{path} is missing; {_saved_iterations(os.path.dirname(path))}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged:
+                raise InputError(f"{path} is damaged at {damaged}; train it again")
+            content = json.loads(archive.read(SETTINGS_MEMBER))
+        content["scaler"] = Scaler(
+            **{name: np.array(value) for name, value in content["scaler"].items()}
+        )
+        content["recipe"] = recipe_from_dict(content["recipe"], path)
+        settings = Settings(**content)
+    except _DAMAGE as error:
+        raise InputError(
+            f"{path} is damaged or not a model of this program ({error}); train it again"
+        ) from error
+    for name, ours in stft_settings.items():
+        its = getattr(settings, name)
+        if ours != its:
+            raise InputError(
+                f"{path} was trained with {name} {its}, config.py has {ours}; make them equal"
+            )
+    keras = import_keras()
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True), settings
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is refused by Keras ({str(error).splitlines()[0]}); train it again"
+        ) from error
+
+
+def _saved_iterations(folder: str) -> str:
+    """Say which iterations were saved in a folder of models."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    saved = sorted(
+        int(found[1])
+        for found in (re.fullmatch(r"md_(\d+)iters\.keras", name) for name in names)
+        if found
+    )
+    return f"--iteration can be {', '.join(map(str, saved))}" if saved else "run train first"
+
+
+def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    """Run the network on all frames of a recording.
+
+    Beyond the borders the first and the last frame are repeated. The frames run through the network
+    in parts, the last one filled up so that few different shapes occur.
+
+    Working set: FRAMES_AT_ONCE frames in the network.
+
+    Args:
+      model, settings: as load_model returns them.
+      frames, statistics: as network_input.frames_and_statistics returns them.
+    Returns:
+      (n_frames, n_answers).
+    """
+    n_side = (settings.recipe.input.n_concat - 1) // 2
+    padded = np.pad(frames, ((n_side, n_side), (0, 0)), mode="edge")
+    parts = [
+        answers_inside(
+            model, settings, padded[start : start + FRAMES_AT_ONCE + 2 * n_side], statistics[start:]
+        )
+        for start in range(0, len(frames), FRAMES_AT_ONCE)
+    ]
+    return np.concatenate(parts)
+
+
+def answers_inside(
+    model, settings: Settings, frames: np.ndarray, statistics: np.ndarray
+) -> np.ndarray:
+    """Run the network on frames that have all their neighbours.
+
+    They run as segments of the 32 frames that one estimate serves, filled up to four segments or a multiple
+    of them, so that few different shapes occur.
+
+    Args:
+      model, settings: as load_model returns them.
+      frames: (n_frames + n_concat - 1, n_freq).
+      statistics: (n_frames or more, n_statistics, n_freq), equal for each 32 frames from the first on.
+    Returns:
+      (n_frames, n_answers).
+    """
+    n_concat = settings.recipe.input.n_concat
+    n_frames, n_rows = len(frames) - n_concat + 1, FRAMES_PER_ESTIMATE
+    n_segments = -(-n_frames // (4 * n_rows)) * 4
+    padded = np.pad(settings.scaler.frames(frames), ((0, n_segments * n_rows - n_frames), (0, 0)))
+    rows = n_rows * np.arange(n_segments)[:, None] + np.arange(n_rows + n_concat - 1)
+    inputs = [padded[rows]]
+    if settings.recipe.input.n_statistics:
+        scaled = settings.scaler.statistics(statistics[:n_frames:n_rows])
+        inputs.append(np.pad(scaled, ((0, n_segments - len(scaled)), (0, 0)))[:, None])
+    answer = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
+    return answer.reshape(-1, answer.shape[-1])[:n_frames]
+
+
+def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:
+    """Estimate the magnitude spectrum of the clean speech in a mixture.
+
+    Args:
+      model, settings: as load_model returns them.
+      mixture_stft: (n_frames, n_freq) complex.
+    Returns:
+      (n_frames, n_freq).
+    """
+    inputs = frames_and_statistics(mixture_stft, settings.recipe.input)
+    return magnitude_of_answer(settings, answers(model, settings, *inputs), mixture_stft)
+
+
+def magnitude_of_answer(
+    settings: Settings, answer: np.ndarray, mixture_stft: np.ndarray
+) -> np.ndarray:
+    """Return the magnitude spectrum of clean speech that the network's answer stands for.
+
+    The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
+    scaled estimate by beta, [1]; where the network also answers a mask, noisy magnitude, estimate
+    or the mean of the two logarithms are taken, as the mask says, [3].
+
+    Args:
+      settings: as load_model returns them.
+      answer: (n_frames, n_answers).
+      mixture_stft: (n_frames, n_freq) complex.
+    Returns:
+      (n_frames, n_freq).
+    """
+    recipe, scaler = settings.recipe, settings.scaler
+    if recipe.target.output == "mask":
+        return answer * np.abs(mixture_stft)
+    n_freq = mixture_stft.shape[1]
+    estimate = settings.gv_beta * answer[:, :n_freq] * scaler.std + scaler.mean
+    if recipe.target.output == "log_magnitude_and_mask":
+        mask, noisy = answer[:, n_freq:], log_magnitude(mixture_stft)
+        between = np.where(
+            mask <= recipe.postprocessing.keep_estimate_below, estimate, (noisy + estimate) / 2
+        )
+        estimate = np.where(mask >= recipe.postprocessing.keep_noisy_above, noisy, between)
+    return np.exp(estimate)

@@ -1,0 +1,227 @@
+"""Recipes: everything about a model, in one TOML file; and the same as plain data inside a trained model."""
+
+import dataclasses
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+
+from speech_enhancement.errors import InputError, MissingFileError
+
+RECIPES_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "recipes")
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network sees; recipes/original.toml explains each name, here and below."""
+
+    n_concat: int = 7
+    level_window_s: float = 0.0
+    floor_db: float = 0.0
+    noise_estimate: str = "none"
+    first_frames: int = 6
+    percentiles: tuple = ()
+
+    @property
+    def n_statistics(self) -> int:
+        """How many rows of statistics stand behind the n_concat frames of a window."""
+        return {"none": 0, "first_frames": 1, "percentiles": len(self.percentiles)}[
+            self.noise_estimate
+        ]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers and regularisation."""
+
+    hidden_layers: int = 3
+    hidden_units: int = 2048
+    activation: str = "relu"
+    layer_normalization: bool = False
+    residual: bool = False
+    input_dropout: float = 0.0
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the network is to answer, and the loss."""
+
+    output: str = "log_magnitude"
+    loss: str = "mean_absolute_error"
+    compression: float = 0.3
+    loudness_weight: float = 0.0
+    mask_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Mixtures and schedule."""
+
+    snr_db: tuple = (0.0,)
+    snr_range_db: tuple = ()
+    learning_rate: float = 1e-4
+    warm_up: int = 0
+    cosine_decay: bool = False
+    clip_norm: float = 0.0
+    weight_average: float = 0.0
+    precision: str = "float32"
+    batch_size: int = 500
+    n_iterations: int = 10000
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Changes to the noise of mixtures that are made on the fly."""
+
+    speed: bool = False
+    synthetic: float = 0.0
+    equalization_db: float = 0.0
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What is done to the network's answer."""
+
+    global_variance: bool = False
+    keep_noisy_above: float = 1.0
+    keep_estimate_below: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All sections of a recipe file; what it does not name is as in recipes/original.toml."""
+
+    input: Input = Input()
+    network: Network = Network()
+    target: Target = Target()
+    training: Training = Training()
+    training_noise: TrainingNoise = TrainingNoise()
+    postprocessing: Postprocessing = Postprocessing()
+
+
+_CHOICES = {
+    "noise_estimate": ("none", "first_frames", "percentiles"),
+    "output": ("log_magnitude", "mask", "log_magnitude_and_mask"),
+    "loss": ("mean_absolute_error", "mean_squared_error", "compressed_magnitude"),
+    "precision": ("float32", "bfloat16"),
+}
+
+
+def load_recipe(name: str) -> Recipe:
+    """Load a recipe that ships (`default`, `original`, ...) or a TOML file.
+
+    Raises:
+      InputError: no such recipe, no TOML, or a name in it that is unknown or of the wrong kind.
+    """
+    path = name if name.endswith(".toml") else os.path.join(RECIPES_DIR, f"{name}.toml")
+    if not os.path.isfile(path):
+        shipped = ", ".join(
+            sorted(entry.removesuffix(".toml") for entry in os.listdir(RECIPES_DIR))
+        )
+        raise MissingFileError(
+            f"{path} is missing; --recipe is one of {shipped}, or a path that ends in .toml"
+        )
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a TOML file ({error}); fix it") from error
+    return recipe_from_dict(content, path)
+
+
+def recipe_from_dict(content: dict, path: str) -> Recipe:
+    """Make a recipe from nested dictionaries; `path` names their origin in messages.
+
+    Raises:
+      InputError: a name is unknown, or a value of the wrong kind.
+    """
+    sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    _check_names(content, sections, path)
+    recipe = Recipe(
+        **{name: _section(sections[name], content[name], f"{path} [{name}]") for name in content}
+    )
+    _check_input(recipe.input, f"{path} [input]")
+    if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
+        raise InputError(
+            f"{path} [target]: output mask and loss compressed_magnitude go together; fix it"
+        )
+    return recipe
+
+
+def with_n_concat(recipe: Recipe, n_concat: int) -> Recipe:
+    """Return a recipe with windows of so many frames.
+
+    Raises:
+      InputError: n_concat is even or not positive, so that a window has no centre frame.
+    """
+    if n_concat < 1 or n_concat % 2 == 0:
+        raise InputError(
+            f"n_concat {n_concat}: expected an odd number of frames of at least 1, such as 7"
+        )
+    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, n_concat=n_concat))
+
+
+def _check_input(settings: Input, where: str) -> None:
+    """Raise InputError if the values of the section [input] do not fit together."""
+    if settings.n_concat < 1 or settings.n_concat % 2 == 0:
+        raise InputError(f"{where}: expected an odd n_concat, found {settings.n_concat}; fix it")
+    if settings.noise_estimate != "percentiles":
+        return
+    # Mixtures made on the fly last 5 s and have one estimate; 10 s are what a stream may be kept waiting for.
+    if not 5 <= settings.level_window_s <= 10:
+        raise InputError(
+            f"{where}: expected a level_window_s from 5 to 10 s, found {settings.level_window_s}; fix it"
+        )
+    if not settings.percentiles or not all(0 <= percent <= 100 for percent in settings.percentiles):
+        raise InputError(
+            f"{where}: expected percentiles from 0 to 100, found {settings.percentiles}; fix it"
+        )
+
+
+def _section(kind: type, content: dict, where: str):
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: expected a section, found {content!r}; fix it")
+    _check_names(content, fields, where)
+    return kind(
+        **{name: _value(name, fields[name], value, where) for name, value in content.items()}
+    )
+
+
+def _value(name: str, expected: type, value, where: str):
+    """Return a value of a recipe as what it is expected to be; lists of numbers become tuples."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_numbers = isinstance(value, list | tuple) and all(
+        type(number) in (int, float) for number in value
+    )
+    fits = (
+        is_number
+        if expected is float
+        else is_numbers
+        if expected is tuple
+        else type(value) is expected
+    )
+    if not fits:
+        kind = "numbers in brackets" if expected is tuple else f"of type {expected.__name__}"
+        raise InputError(f"{where}: expected {name} to be {kind}, found {value!r}; fix it")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise InputError(
+            f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, found {value!r}; fix it"
+        )
+    return tuple(map(float, value)) if expected is tuple else expected(value)
+
+
+def _check_names(content: dict, expected: dict, where: str) -> None:
+    unknown = [name for name in content if name not in expected]
+    if unknown:
+        raise InputError(
+            f"{where}: found an unknown {', '.join(unknown)}; compare with recipes/original.toml"
+        )
+
+
+def data_settings(recipe: Recipe) -> str:
+    """Return, as JSON, what of a recipe decides the content of a data.h5, n_concat apart."""
+    content = {**dataclasses.asdict(recipe.input), "output": recipe.target.output}
+    del content["n_concat"]
+    return json.dumps(content, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Training: batches from disk or made on the fly, devices, the loop."""
