@@ -21,20 +21,24 @@ case "$RECIPE" in                    # folder of all intermediate files and resu
     default) WORKSPACE=${WORKSPACE:-workspace} ;;
     *) WORKSPACE=${WORKSPACE:-workspace_$(basename "$RECIPE" .toml)} ;;
 esac
-case "$RECIPE" in                    # 1: training mixtures are made while training; 0: once, before it
-    original) ON_THE_FLY=${ON_THE_FLY:-0} mini_iterations=1000 ;;
-    *) ON_THE_FLY=${ON_THE_FLY:-1} mini_iterations=400 ;;
+case "$RECIPE" in                    # mini data: training steps, noises a speech, frames between windows
+    original) mini_iterations=1000 mini_rate="" mini_magnification=2 mini_hop=3 ;;
+    *) mini_iterations=200 mini_rate=1e-4 mini_magnification=3 mini_hop=1 ;;
 esac
+ON_THE_FLY=${ON_THE_FLY:-0}          # 0: training mixtures are made once, before it; 1: while training
 case "$MINIDATA" in
     1)  TR_SPEECH_DIR=${TR_SPEECH_DIR:-$here/mini_data/train_speech}
         TR_NOISE_DIR=${TR_NOISE_DIR:-$here/mini_data/train_noise}
         TE_SPEECH_DIR=${TE_SPEECH_DIR:-$here/mini_data/test_speech}
         TE_NOISE_DIR=${TE_NOISE_DIR:-$here/mini_data/test_noise}
-        ITERATION=${ITERATION:-$mini_iterations} ;;  # training steps
+        ITERATION=${ITERATION:-$mini_iterations}              # training steps
+        LEARNING_RATE=${LEARNING_RATE:-$mini_rate}            # low: eleven seconds are soon learned by heart
+        MAGNIFICATION=${MAGNIFICATION:-$mini_magnification}   # noises for each training speech
+        N_HOP=${N_HOP:-$mini_hop} ;;                          # frames from one context window to the next
     0)  for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
             [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
         done
-        ITERATION=${ITERATION:-10000} ;;
+        ITERATION=${ITERATION:-10000} MAGNIFICATION=${MAGNIFICATION:-2} N_HOP=${N_HOP:-3} ;;
     *)  echo "runme.sh: expected MINIDATA 0 or 1, found $MINIDATA" >&2; exit 2 ;;
 esac
 case "$ITERATION" in
@@ -42,12 +46,7 @@ case "$ITERATION" in
 esac
 interval=$((ITERATION < 10 ? 1 : ITERATION / 10))  # of evaluations
 TE_SNR=${TE_SNR:-0}                  # dB
-MAGNIFICATION=${MAGNIFICATION:-2}    # noises for each training speech, where the mixtures are made before training
-N_HOP=${N_HOP:-3}                    # frames from one context window to the next
 # TR_SNR (dB, one or several), N_CONCAT (frames in a context window) and LEARNING_RATE are the recipe's unless they are set.
-[ "$ON_THE_FLY" = 1 ] || TR_SNR=${TR_SNR:-0}
-read -r -a tr_snrs <<< "${TR_SNR:-}"
-trained_at=(${tr_snrs[@]+--tr_snr "${tr_snrs[@]}"})
 n_concat=(${N_CONCAT:+--n_concat "$N_CONCAT"})
 learning_rate=(${LEARNING_RATE:+--lr "$LEARNING_RATE"})
 
@@ -61,6 +60,11 @@ step() {
 . "$here/setup.sh"
 setup_environment requirements.txt
 export PYTHON
+read -r -a trained_at <<< "${TR_SNR:+--tr_snr $TR_SNR}"
+[ -n "${TR_SNR:-}" ] || trained_at=($(PYTHONPATH=$here "$PYTHON" -m speech_enhancement.recipe "$RECIPE")) || exit 2
+if [ "$ON_THE_FLY" = 0 ] && [ "${trained_at[0]}" != --tr_snr ]; then
+    echo "runme.sh: recipe $RECIPE draws SNRs from a range; set TR_SNR to those to mix at, or ON_THE_FLY=1" >&2; exit 2
+fi
 step "Build the ITU-T P.862 program ./pesq" "$here/pesq_tool/build.sh"
 
 # Which speech is mixed with which part of which noise; mix at the SNR; spectra of mixture and clean speech;
@@ -81,22 +85,22 @@ source=()  # of the training mixtures
 if [ "$ON_THE_FLY" = 1 ]; then
     source=(--on_the_fly --speech_dir "$TR_SPEECH_DIR" --noise_dir "$TR_NOISE_DIR")
 else
-    prepare train "$TR_SPEECH_DIR" "$TR_NOISE_DIR" "${tr_snrs[@]}"
+    prepare train "$TR_SPEECH_DIR" "$TR_NOISE_DIR" "${trained_at[@]:1}"
     # Mean and standard deviation of each frequency bin of the training mixtures.
     step "Compute the scaler" "$PYTHON" "$here/prepare_data.py" compute_scaler --workspace "$WORKSPACE" \
-        --data_type train --snr "${tr_snrs[@]}"
+        --data_type train --snr "${trained_at[@]:1}"
 fi
 prepare test "$TE_SPEECH_DIR" "$TE_NOISE_DIR" "$TE_SNR"
 
 # Train from random weights, and draw the losses.
 step "Train" "$PYTHON" "$here/main_dnn.py" train --workspace "$WORKSPACE" --te_snr "$TE_SNR" --recipe "$RECIPE" \
-    ${trained_at[@]+"${trained_at[@]}"} ${source[@]+"${source[@]}"} ${learning_rate[@]+"${learning_rate[@]}"} \
+    "${trained_at[@]}" ${source[@]+"${source[@]}"} ${learning_rate[@]+"${learning_rate[@]}"} \
     --n_iterations "$ITERATION" --eval_every "$interval"
 step "Draw the training curve" "$PYTHON" "$here/evaluate.py" plot_training_stat --workspace "$WORKSPACE" \
-    ${trained_at[@]+"${trained_at[@]}"} --bgn_iter 0 --fin_iter $((ITERATION + 1))
+    "${trained_at[@]}" --bgn_iter 0 --fin_iter $((ITERATION + 1))
 
 # Enhance the test mixtures.
-step "Enhance" "$PYTHON" "$here/main_dnn.py" inference --workspace "$WORKSPACE" ${trained_at[@]+"${trained_at[@]}"} \
+step "Enhance" "$PYTHON" "$here/main_dnn.py" inference --workspace "$WORKSPACE" "${trained_at[@]}" \
     --te_snr "$TE_SNR" --iteration "$ITERATION" ${n_concat[@]+"${n_concat[@]}"} ${visualize[@]+"${visualize[@]}"}
 
 # Score them against the clean speech.

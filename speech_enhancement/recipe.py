@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import tomllib
 from dataclasses import dataclass
 
@@ -225,3 +226,21 @@ def data_settings(recipe: Recipe) -> str:
     content = {**dataclasses.asdict(recipe.input), "output": recipe.target.output}
     del content["n_concat"]
     return json.dumps(content, sort_keys=True)
+
+
+def main(argv: list[str]) -> int:
+    """Print the flags that name the SNRs of a recipe, for runme.sh; return the exit status."""
+    try:
+        training = load_recipe(argv[0]).training
+    except InputError as error:
+        print(f"recipe: {error}", file=sys.stderr)
+        return 2
+    flag, snrs = "--tr_snr", training.snr_db
+    if training.snr_range_db:
+        flag, snrs = "--tr_snr_range", training.snr_range_db
+    print(flag, *(repr(snr).removesuffix(".0") for snr in snrs))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -199,7 +199,8 @@ def test_help_imports_nothing_heavy_and_explains_each_flag(script):
 
 def environment(**variables):
     """Return the environment for runme.sh: the tests' own Python, and these variables."""
-    names = "MINIDATA RECIPE TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR TR_SNR TE_SNR WORKSPACE ITERATION"
+    names = "MINIDATA RECIPE TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR TR_SNR TE_SNR WORKSPACE ITERATION "
+    names += "MAGNIFICATION N_HOP N_CONCAT LEARNING_RATE ON_THE_FLY"
     inherited = {key: value for key, value in os.environ.items() if key not in names.split()}
     return {**inherited, "VIRTUAL_ENV": sys.prefix, **variables}
 
@@ -209,6 +210,29 @@ def runme(*flags, cwd=None, **variables):
     return subprocess.run(
         command, env=environment(**variables), cwd=cwd, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
+@pytest.mark.parametrize("on_the_fly", ["0", "1"])
+def test_runme_mixes_at_the_recipes_snrs_before_training_or_while_it(tmp_path, on_the_fly):
+    recipe = tmp_path / "mine.toml"
+    text = (ROOT / "recipes" / "default.toml").read_text()
+    text = text.replace("[-5, 0, 5, 10, 15, 20]", "[-2.5, inf]")
+    recipe.write_text(text.replace("hidden_units = 1536", "hidden_units = 16"))
+    workspace = tmp_path / "w"
+    variables = {"WORKSPACE": str(workspace), "RECIPE": str(recipe), "ON_THE_FLY": on_the_fly}
+    result = runme(**variables, ITERATION="2", MAGNIFICATION="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (workspace / "models/-2.5db_infdb/md_2iters.keras").exists()
+    mixed = workspace / "mixed_audios/spectrogram/train"
+    if on_the_fly == "1":
+        assert not mixed.exists()
+        return
+    assert sorted(path.name for path in mixed.iterdir()) == ["-2.5db", "infdb"]
+    for path in (mixed / "infdb").iterdir():  # clean speech with a peak of 1
+        clean = read_audio(str(MINI / "train_speech" / f"{path.name.split('.')[0]}.wav"))
+        clean /= np.max(np.abs(clean))
+        np.testing.assert_allclose(read_audio(str(path)), clean, rtol=0, atol=1e-6)  # rounding
 
 
 @pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
