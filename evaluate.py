@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import tempfile
 
 import numpy as np
 
@@ -26,6 +25,9 @@ from speech_enhancement.workspace import (
     training_stats_path,
 )
 
+PESQ = os.path.join(
+    os.path.dirname(os.path.realpath(__file__)), "pesq"
+)  # where pesq_tool/build.sh puts it
 MEASURE_HELP = "column of scores.csv: PESQ in MOS, STOI and ESTOI up to 1, the other three in dB"
 MAX_UNSCORABLE = 0.05  # share of files; more of them are an error
 
@@ -72,7 +74,7 @@ def plot_training_stat(
 
 
 def calculate_pesq(
-    workspace: str, speech_dir: str, te_snr: float, pesq: str = "./pesq", n_jobs: int | None = None
+    workspace: str, speech_dir: str, te_snr: float, pesq: str = PESQ, n_jobs: int | None = None
 ) -> None:
     """Score each mixture and each enhanced wave of the test set against its clean speech.
 
@@ -123,8 +125,10 @@ def say_not_scored(wave: str, reasons: dict[str, str]) -> None:
 # --- score ------------------------------------------------------------------------------------
 
 
-def score(reference: str, degraded: str, pesq: str = "./pesq") -> None:
+def score(reference: str, degraded: str, pesq: str = PESQ) -> None:
     """Print all scores of one wave against its clean reference, a line for each: name, value, unit.
+
+    Two files at 8 kHz get PESQ in the program's own mode for that rate, which knows no wide band.
 
     Args:
       reference, degraded: audio files of one length, in any format; the degraded at any level.
@@ -138,15 +142,11 @@ def score(reference: str, degraded: str, pesq: str = "./pesq") -> None:
     for flag, path in (("--reference", reference), ("--degraded", degraded)):
         if not os.path.isfile(path):
             raise MissingFileError(f"{path} is missing; check {flag}")
-    with tempfile.TemporaryDirectory() as folder:
-        work_folder = os.path.join(folder, "pesq")
-        scores, reasons = score_wave(
-            program, reference, degraded, work_folder, "--reference and --degraded"
-        )
+    scores, reasons = score_wave(program, reference, degraded, "--reference and --degraded")
     for name, measure in MEASURES.items():
         if scores.get(name) is None:
             print(
-                f"{name:<24} not defined: {reasons.get(name, 'the PESQ program knows no wide band')}"
+                f"{name:<24} not defined: {reasons.get(name, 'the PESQ program knows no wide band for this')}"
             )
         else:
             print(f"{name:<24} {scores[name]:>z8.{measure.n_decimals + 1}f} {measure.unit}")
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     for step in (scoring, pair):
         step.add_argument(
-            "--pesq", default="./pesq", help="the ITU-T P.862 program that pesq_tool/build.sh makes"
+            "--pesq", default=PESQ, help="the ITU-T P.862 program that pesq_tool/build.sh makes"
         )
     table.add_argument("--measure", choices=MEASURES, default="pesq_raw_mos", help=MEASURE_HELP)
     page.add_argument(

@@ -32,7 +32,7 @@ from speech_enhancement.workspace import (
 
 DECODED_MB = 256  # of waves kept decoded for mixing on the fly
 SHIPPED_MODEL = os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), "pretrained", "model.keras"
+    os.path.dirname(os.path.realpath(__file__)), "pretrained", "model.keras"
 )
 
 # --- train ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from speech_enhancement.workspace import (
 
 N_FREQ = n_window // 2 + 1
 MIXTURES_AT_ONCE = 16  # by one process
+ATTEMPTS = 50  # to draw a part of a noise that is not silent
 BLOCK_ROWS = 256  # of a data.h5; few enough to stay in the processor's cache
 
 
@@ -57,7 +59,12 @@ def create_mixture_csv(
     Raises:
       InputError: a folder or list without usable files, or fewer noises than `magnification`.
     """
-    from speech_enhancement.data.audio_files import audio_length, check_speech_length, list_audio
+    from speech_enhancement.data.audio_files import (
+        SoundFinder,
+        audio_length,
+        check_speech_length,
+        list_audio,
+    )
 
     speech_names = list_audio(speech_dir, "speech", speech_list)
     noise_names = list_audio(noise_dir, "noise", noise_list)
@@ -67,6 +74,7 @@ def create_mixture_csv(
             f"lower --magnification or add noises"
         )
     noise_lengths = {name: audio_length(os.path.join(noise_dir, name)) for name in noise_names}
+    hear = SoundFinder().first_sound
     mixtures = []
     for speech_name in speech_names:
         speech_path = os.path.join(speech_dir, speech_name)
@@ -78,8 +86,9 @@ def create_mixture_csv(
             else noise_names
         )
         for noise_name in chosen:
-            onset, offset = draw_segment(
-                speech_name, noise_name, n_speech, noise_lengths[noise_name]
+            noise_path, n_noise = os.path.join(noise_dir, noise_name), noise_lengths[noise_name]
+            onset, offset = draw_sounding(
+                hear, speech_name, noise_name, n_speech, noise_path, n_noise
             )
             mixtures.append(Mixture(speech_name, noise_name, onset, offset))
     path = mixture_csv_path(workspace, data_type)
@@ -87,6 +96,24 @@ def create_mixture_csv(
     print(
         f"{len(speech_names)} speech and {len(noise_names)} noise files: {len(mixtures)} mixtures -> {path}"
     )
+
+
+def draw_sounding(
+    hear: Callable, speech_name: str, noise_name: str, n_speech: int, noise_path: str, n_noise: int
+) -> tuple[int, int]:
+    """Draw which part of a noise goes with a speech, again as long as it is digital silence; see draw_segment.
+
+    Where a noise is silent nearly everywhere, its first sound is taken.
+
+    Args:
+      hear: SoundFinder.first_sound of audio_files.
+    """
+    for attempt in range(ATTEMPTS):
+        onset, offset = draw_segment(speech_name, noise_name, n_speech, n_noise, attempt)
+        if n_noise <= n_speech or hear(noise_path, onset, offset) is not None:
+            return onset, offset
+    onset = min(hear(noise_path, 0, n_noise) or 0, n_noise - n_speech)
+    return onset, onset + n_speech
 
 
 # --- calculate_mixture_features ---------------------------------------------------------------
@@ -176,22 +203,22 @@ def read_pair(
     Raises:
       InputError: the row does not fit the files, or one of the two signals is silent.
     """
-    from speech_enhancement.data.audio_files import check_speech_length
+    from speech_enhancement.data.audio_files import audio_path, check_speech_length
     from speech_enhancement.features import root_mean_square
 
-    speech_path = os.path.join(speech_dir, mixture.speech_name)
-    noise_path = os.path.join(noise_dir, mixture.noise_name)
+    speech_path = audio_path(speech_dir, mixture.speech_name)
+    noise_path = audio_path(noise_dir, mixture.noise_name)
     speech, noise = caches[0].read(speech_path), caches[1].read(noise_path)
     check_speech_length(len(speech), speech_path)
     onset, offset = mixture.noise_onset, mixture.noise_offset
     row = f"mixture {mixture.name}: noise_onset {onset}, noise_offset {offset}"
     if offset - onset != len(speech):
         raise InputError(
-            f"{row}: expected {len(speech)} samples, as {speech_path} has at {sample_rate} Hz; mend the CSV"
+            f"{row}: expected {len(speech)} samples, as {speech_path} has at {sample_rate} Hz; fix the CSV"
         )
     if onset >= len(noise):
         raise InputError(
-            f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; mend the CSV"
+            f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; fix the CSV"
         )
     noise = (
         noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]

@@ -2,10 +2,14 @@
 
 import contextlib
 import errno
+import functools
+import hashlib
 import io
 import math
 import mmap
 import os
+import platform
+import re
 import sys
 import zipfile
 import zlib
@@ -26,16 +30,17 @@ MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
 def replacing(path: str) -> Iterator[str]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
 
-    The folder is made where it is missing. The temporary name depends on `path` alone, so that
-    what a killed run left is overwritten by the next.
+    The folder is made where it is missing. The temporary name carries the process, so that two runs do not share
+    it, and keeps the extension. What killed runs left in the folder is removed.
 
     Raises:
       InputError: the disk is full, read-only or closed to us; nothing is left behind.
     """
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".tmp-{name}")
+    temporary = os.path.join(folder, _temporary_name(name))
     try:
         os.makedirs(folder or ".", exist_ok=True)
+        _remove_leftovers(os.path.abspath(folder), os.getpid())
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -46,6 +51,46 @@ def replacing(path: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+
+
+def _temporary_name(name: str) -> str:
+    """Return a short name for a file in the making, its own for each machine, process and name."""
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    extension = os.path.splitext(name)[1]
+    return f".tmp-{_machine()}-{os.getpid()}-{digest}{extension if len(os.fsencode(extension)) <= 16 else ''}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Return some letters that stand for this machine: other machines may write into the same folder."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+@functools.lru_cache
+def _remove_leftovers(folder: str, process: int) -> None:
+    """Remove what killed processes of this machine left in a folder; looked for once by each process."""
+    for name in os.listdir(folder):
+        found = re.match(rf"\.tmp-{_machine()}-(\d+)-[0-9a-f]{{12}}(?:\.|$)", name)
+        if found and not _is_running(int(found[1])):
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(folder, name))
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process of this machine runs; one that ended but was not waited for by its parent does not."""
+    if os.name != "posix":  # there a signal of 0 would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user; no number of a process
+        return True
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:  # not on Linux
+        return True
 
 
 def write_bytes(path: str, content: bytes | bytearray | memoryview) -> None:

@@ -1,6 +1,7 @@
 """The names and folders of a workspace and the mixture CSV: one function builds each name and path."""
 
 import csv
+import hashlib
 import io
 import os
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from speech_enhancement.files import write_text
 CSV_COLUMNS = ["speech_name", "noise_name", "noise_onset", "noise_offset"]
 KEY_COLUMNS = ["speech_name", "noise_name", "signal"]  # of scores.csv; the measures follow them
 SIGNALS = ("noisy", "enhanced")
+MOST_BYTES = 240  # of a mixture's name; file systems take 255 with the longest extension, .enh.wav
 
 
 def flat_name(relative_path: str) -> str:
@@ -20,6 +22,15 @@ def flat_name(relative_path: str) -> str:
     'TRAIN_DR1_FCJF0_SA1'
     """
     return os.path.splitext(relative_path)[0].replace("/", "_")
+
+
+def shortened(name: str) -> str:
+    """Return a name as it is, or the beginning of it and a checksum if it has more than MOST_BYTES."""
+    content = name.encode()
+    if len(content) <= MOST_BYTES:
+        return name
+    begin = content[: MOST_BYTES - 13].decode(errors="ignore")
+    return f"{begin}~{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
@@ -52,8 +63,8 @@ class Mixture(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the mixture's files: SPEECH.NOISE."""
-        return f"{flat_name(self.speech_name)}.{flat_name(self.noise_name)}"
+        """The name of the mixture's files: SPEECH.NOISE, shortened where a file system would not take it."""
+        return shortened(f"{flat_name(self.speech_name)}.{flat_name(self.noise_name)}")
 
 
 def snr_name(*snrs: float) -> str:
@@ -205,7 +216,7 @@ def read_table(
     for where, fields in rows:
         if len(fields) != len(header):
             raise InputError(
-                f"{where}: expected {len(header)} fields, found {len(fields)}; mend or remove the row"
+                f"{where}: expected {len(header)} fields, found {len(fields)}; fix or remove the row"
             )
     return header, rows
 
@@ -216,7 +227,7 @@ def parse_number(field: str, where: str) -> float:
         return float(field)
     except ValueError as error:
         raise InputError(
-            f"{where}: expected a number, found {field!r}; mend the row or make the file again"
+            f"{where}: expected a number, found {field!r}; fix the row or make the file again"
         ) from error
 
 
@@ -228,7 +239,7 @@ def read_csv(
     if header != columns:
         separated = "tab" if delimiter == "\t" else "comma"
         raise InputError(
-            f"{path}: expected the {separated}-separated header {columns}, found {header}; mend it"
+            f"{path}: expected the {separated}-separated header {columns}, found {header}; fix it"
         )
     return rows
 

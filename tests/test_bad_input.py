@@ -116,8 +116,10 @@ def test_silence_and_nan_are_found_when_mixing(tmp_path, workspace, speech, caps
     make((speech if where == "speech" else noise) / f"{kind}.wav")
     if where == "speech":
         shutil.copy(MINI / "train_noise" / "water.wav", noise)
-    assert create(workspace, "test", speech, noise) == 0
-    expect_refusal(capsys, calculate(workspace, "test", speech, noise), f"{kind}.wav", message)
+    status = create(workspace, "test", speech, noise)  # which looks into the noises, for silence
+    assert status == (2 if (where, kind) == ("noise", "nan") else 0)
+    status = status or calculate(workspace, "test", speech, noise)
+    expect_refusal(capsys, status, f"{kind}.wav", message)
     assert not [name for name in files_below(workspace) if f"{kind}" in name or "tmp" in name]
 
 
@@ -391,7 +393,8 @@ def test_a_disk_that_is_full_for_one_file(small_disk, trained, tmp_path, capsys,
     else:
         if not PESQ.exists():
             pytest.skip("./pesq is not built")
-        (small_disk / "fill2").write_bytes(bytes(60_000))
+        with contextlib.suppress(OSError):
+            (small_disk / "fill2").write_bytes(bytes(700_000))
         status = calculate_pesq(workspace)
     expect_refusal(capsys, status, "the disk is full")
     assert not [name for name in files_below(small_disk) if "tmp" in name]

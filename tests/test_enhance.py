@@ -338,10 +338,6 @@ def test_bad_flags_and_models_get_a_line(model, tmp_path, capsys):
         ((tmp_path / "a.wav", "--model", model), "expected files and an --output_dir"),
         (("-", *out), "expected files and an --output_dir"),
         (
-            (tmp_path / "other", "--output_dir", tmp_path / "other" / "out", "--model", model),
-            "would be enhanced too",
-        ),
-        (
             (tmp_path / "a.wav", *out[:3], tmp_path / "no_model.keras"),
             "not a model of this program",
         ),

@@ -2,7 +2,9 @@
 
 import csv
 import os
+import re
 import stat
+import subprocess
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def read_rows(workspace):
 @pytest.mark.parametrize("row", golden_pairs(), ids=lambda row: row["degraded"])
 def test_scores_are_the_itus(tmp_path, row):
     paths = str(GOLDEN / row["reference"]), str(GOLDEN / row["degraded"])
-    scores, problems = score_wave(str(PESQ), *paths, str(tmp_path / "t"))
+    scores, problems = score_wave(str(PESQ), *paths)
     assert not problems
     for name in ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo"):
         assert scores[name] == pytest.approx(
@@ -47,13 +49,16 @@ def test_scores_are_the_itus(tmp_path, row):
 
 
 @needs_pesq
-def test_a_deep_folder_changes_no_score(tmp_path):
+def test_a_deep_temporary_folder_changes_no_score(tmp_path, monkeypatch):
     reference, degraded = (
         read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded")
     )
-    near = pesq_scores(str(PESQ), reference, degraded, str(tmp_path / "t"))
+    near = pesq_scores(str(PESQ), reference, degraded)
     deep = tmp_path / ("d" * 100) / ("e" * 100)
-    assert pesq_scores(str(PESQ), reference, degraded, str(deep / "t")) == near
+    deep.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    assert pesq_scores(str(PESQ), reference, degraded) == near
+    assert not list(deep.iterdir())
 
 
 @needs_pesq
@@ -61,7 +66,7 @@ def test_loud_waves_are_scaled_instead_of_clipped(tmp_path):
     reference, degraded = (
         read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded")
     )
-    scores = [pesq_scores(str(PESQ), reference, gain * degraded, str(tmp_path)) for gain in (1, 4)]
+    scores = [pesq_scores(str(PESQ), reference, gain * degraded) for gain in (1, 4)]
     # PESQ aligns levels; what is left is the rounding to 16 bits.
     assert scores[0]["pesq_raw_mos"] == pytest.approx(scores[1]["pesq_raw_mos"], abs=0.005)
 
@@ -85,7 +90,7 @@ def fake_pesq(path, script):
 
 def test_the_program_of_2002_is_understood(tmp_path):
     program = fake_pesq(tmp_path / "pesq2002", 'echo "Prediction : PESQ_MOS = 1.563"')
-    scores = pesq_scores(program, np.ones(9), np.ones(9), str(tmp_path / "t"))
+    scores = pesq_scores(program, np.ones(9), np.ones(9))
     assert scores == {"pesq_raw_mos": 1.563, "pesq_nb_mos_lqo": 1.355, "pesq_wb_mos_lqo": None}
 
 
@@ -95,8 +100,25 @@ def test_the_program_of_2002_is_understood(tmp_path):
 def test_a_program_that_fails_scores_nothing(tmp_path, script):
     program = fake_pesq(tmp_path / "pesq", script)
     with pytest.raises(UnscorableError):
-        pesq_scores(program, np.ones(9), np.ones(9), str(tmp_path / "t"))
-    assert not (tmp_path / "t").exists()
+        pesq_scores(program, np.ones(9), np.ones(9))
+
+
+@needs_pesq
+def test_a_pair_at_8_khz_is_scored_in_the_programs_own_mode(tmp_path, capsys):
+    import soxr
+
+    paths = [tmp_path / name for name in ("reference.wav", "degraded.wav")]
+    for path, key in zip(paths, ("reference", "degraded"), strict=True):
+        audio = read_audio(str(GOLDEN / golden_pairs()[0][key]))
+        soundfile.write(path, soxr.resample(audio, 16000, 8000), 8000, subtype="PCM_16")
+    expected = subprocess.run(
+        [PESQ, *paths, "+8000"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert run("evaluate", "score", "--reference", paths[0], "--degraded", paths[1]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    raw = float(re.search(r"=\s*([\d.]+)", expected)[1])
+    assert float(lines["pesq_raw_mos"].split()[0]) == raw
+    assert lines["pesq_wb_mos_lqo"].startswith("not defined")
 
 
 @needs_pesq

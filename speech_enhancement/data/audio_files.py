@@ -1,12 +1,13 @@
 """Reading and writing waves: any format, sample rate and channel count in, 16 kHz mono out."""
 
-import contextlib
+import bisect
+import functools
+import heapq
 import io
 import os
-import re
 import threading
 import unicodedata
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -14,19 +15,20 @@ import numpy as np
 import soundfile
 
 from config import n_window, sample_rate
+from speech_enhancement.data.sound_file import SoundFile, opened
 from speech_enhancement.errors import InputError, MissingFileError, require_dir
 from speech_enhancement.files import write_bytes
 from speech_enhancement.workspace import check_output_names, flat_name
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
-BLOCK_SAMPLES = 2**16  # of each channel of a file, read together
-_ENDLESS = 0x7FFFF000  # bytes or samples; lengths from here on are what programs announce that stream to a pipe
+_PEEK_SAMPLES = 2**13  # of each channel of a noise, to hear whether it is silent
+_FORMS = ("NFC", "NFD")  # of accented letters: as typed, and as macOS stores them
 
 
 def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str]:
     """Return the sorted names of the audio files in a folder and below it, as paths relative to it.
 
-    Hidden files (`.name`) are passed over; linked folders are followed, each folder once.
+    Which files are skipped is printed; see find_audio.
 
     Args:
       folder: where to look.
@@ -36,7 +38,9 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
       InputError: no folder, no audio in it, a name that is not UTF-8, or two files that would
         share an output name.
     """
-    names = find_audio(folder, what)
+    names, skipped = find_audio(folder, what)
+    for line in skipped:
+        print(line)
     for name in names:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise InputError(
@@ -48,39 +52,72 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
     return sorted(names)
 
 
-def find_audio(folder: str, what: str, extensions: tuple[str, ...] = AUDIO_EXTENSIONS) -> list[str]:
-    """Return the sorted names of the files with some extensions in a folder and below it; see list_audio."""
+def find_audio(
+    folder: str,
+    what: str,
+    extensions: tuple[str, ...] = AUDIO_EXTENSIONS,
+    left_out: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """Return the names of the files with some extensions in a folder and below it, and what was skipped.
+
+    Hidden files (`.name`) are skipped; linked folders are followed, each folder once: a folder that is reached
+    without a link, or through fewer, counts under that name. So the names do not depend on the order of a disk.
+
+    Args:
+      folder, what: as of list_audio.
+      extensions: in lower case; any case is accepted.
+      left_out: a folder that is not looked into.
+    Returns:
+      The sorted names, and a line for each folder that cannot be listed and for the files of other kinds.
+    Raises:
+      InputError: no folder, or no audio in it.
+    """
     expected = f"{', '.join(extensions[:-1])} or {extensions[-1]}"
     require_dir(folder, f"{what} ({expected})")
-    names, seen = [], {os.path.realpath(folder)}
-    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and _is_new(os.path.join(parent, name), seen)
-        ]
-        names += [
-            os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
-            for name in files
-            if name.lower().endswith(extensions) and not name.startswith(".")
-        ]
+    names, skipped, others = [], [], Counter()
+    seen = set() if left_out is None else {os.path.realpath(left_out)} - {os.path.realpath(folder)}
+    waiting = [(0, "")]  # number of links on the way to a folder, and its name
+
+    while waiting:
+        n_links, parent = heapq.heappop(waiting)
+        real = os.path.realpath(os.path.join(folder, parent))
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = [entry for entry in os.scandir(real) if not entry.name.startswith(".")]
+        except OSError as error:
+            skipped.append(
+                f"{os.path.join(folder, parent)} cannot be listed ({error.strerror}): skipped"
+            )
+            continue
+        for entry in entries:
+            name = f"{parent}/{entry.name}" if parent else entry.name
+            if os.path.isdir(entry.path):
+                heapq.heappush(waiting, (n_links + entry.is_symlink(), name))
+            elif entry.name.lower().endswith(extensions):
+                names.append(name)
+            else:
+                others[os.path.splitext(entry.name)[1].lower() or "no extension"] += 1
+
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(8))
+        skipped.append(
+            f"{folder}: {others.total()} files of other kinds skipped ({kinds}); expected {expected}"
+        )
     if not names:
-        raise InputError(f"{folder} holds no {expected} file; put the {what} there")
-    return sorted(names)
+        reasons = "".join(f"; {line}" for line in skipped)
+        raise InputError(f"{folder} holds no {expected} file; put the {what} there{reasons}")
+    return sorted(names), skipped
 
 
-def _cannot_list(error: OSError) -> None:
-    raise InputError(
-        f"{error.filename} cannot be listed ({error.strerror}); change its permissions"
-    ) from error
-
-
-def _is_new(folder: str, seen: set[str]) -> bool:
-    """Remember a folder by what its links lead to; return whether it was not seen before."""
-    real = os.path.realpath(folder)
-    is_new = real not in seen
-    seen.add(real)
-    return is_new
+def audio_path(folder: str, name: str) -> str:
+    """Return the path of a file of a folder, whichever way its accented letters are encoded there."""
+    paths = [
+        os.path.join(folder, name),
+        *(os.path.join(folder, unicodedata.normalize(form, name)) for form in _FORMS),
+    ]
+    return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
 def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
@@ -101,8 +138,8 @@ def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
     for name in names:
         flat = name.replace("/", "_")
         for spelling in {name, os.path.splitext(name)[0], flat, os.path.splitext(flat)[0]}:
-            spellings.setdefault(spelling.lower(), []).append(name)
-    found = {entry: spellings.get(entry.lower(), []) for entry in listed}
+            spellings.setdefault(_spelling(spelling), []).append(name)
+    found = {entry: spellings.get(_spelling(entry), []) for entry in listed}
     # Copies of a corpus differ in the case of letters; where both cases are there, the exact one counts.
     kept = {name for entry, matches in found.items() for name in _exact(matches, entry) or matches}
     missing = [entry for entry, matches in found.items() if not matches]
@@ -116,24 +153,44 @@ def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
     return list(kept)
 
 
+def _spelling(name: str) -> str:
+    """Return a name without what differs between copies of a corpus: case, and how accented letters are encoded."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
 def _exact(names: list[str], entry: str) -> list[str]:
     """Return the names that a list entry spells with the same case of letters."""
-    flat = entry.replace("/", "_")
-    return [name for name in names if name.replace("/", "_").startswith(flat)]
+    flat = unicodedata.normalize("NFC", entry).replace("/", "_")
+    return [
+        name
+        for name in names
+        if unicodedata.normalize("NFC", name).replace("/", "_").startswith(flat)
+    ]
 
 
 def audio_length(path: str) -> int:
-    """Return the length that a file will have at 16 kHz, in samples, from its header alone.
+    """Return the length that a file will have at 16 kHz, in samples: that of `read_audio`, without decoding it.
+
+    A file that nothing but decoding tells the length of is decoded. What its header says that is not so is printed.
 
     Raises:
       InputError: the file is missing, unreadable, cut short or without samples.
     """
     with opened(path) as file:
-        return _resampled_length(file.frames, file.samplerate)
+        n_samples = file.n_samples()
+        if file.note:
+            print(file.note)
+        return _resampled_length(n_samples, file.samplerate)
 
 
-def read_audio(path: str) -> np.ndarray:
-    """Read a file as mono (mean of the channels) at 16 kHz.
+def file_rate(path: str) -> int:
+    """Return the sample rate of a file in Hz."""
+    with opened(path) as file:
+        return file.samplerate
+
+
+def read_audio(path: str, rate: int = sample_rate) -> np.ndarray:
+    """Read a file as mono (mean of the channels), at 16 kHz if not told otherwise.
 
     Other sample rates are resampled as librosa.resample does by default (soxr, high quality).
 
@@ -145,118 +202,73 @@ def read_audio(path: str) -> np.ndarray:
       InputError: the file is missing, unreadable, cut short, without samples, or holds NaN.
     """
     with opened(path) as file:
-        resampler = None
-        if file.samplerate != sample_rate:
-            import soxr
-
-            resampler = soxr.ResampleStream(
-                file.samplerate, sample_rate, 1, dtype="float64", quality="HQ"
-            )
-        audio = np.zeros(_resampled_length(file.frames, file.samplerate), np.float32)
-        end = 0
-        for channels, is_last in sound_blocks(file, path):
-            block = channels.mean(axis=1) if channels.shape[1] > 1 else channels[:, 0]
-            if resampler is not None:
-                block = resampler.resample_chunk(block, last=is_last)
-            block = block[: len(audio) - end]
+        n_expected = (
+            _resampled_length(file.frames or 0, file.samplerate, rate) + 64
+        )  # resampling may overshoot
+        audio, end = np.zeros(n_expected, np.float32), 0
+        for block in _resampled(file, rate):
+            if end + len(block) > len(audio):
+                audio = np.concatenate([audio[:end], np.zeros(end + len(block) + 64, np.float32)])
             audio[end : end + len(block)] = block
             end += len(block)
-    return audio
+        return audio[: _resampled_length(file.n_read, file.samplerate, rate)]
 
 
-def sound_blocks(
-    file: soundfile.SoundFile, path: str, n_samples: int = BLOCK_SAMPLES
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield the samples of a file that was just opened, (n_samples, n_channels) float64, and whether they are the last.
+def first_sound(path: str, begin: int, end: int) -> int | None:
+    """Return where the first sample of a file is that is not 0, between two samples at 16 kHz; None if there is none.
 
-    Raises:
-      InputError: the file cannot be decoded, is cut short, or holds NaN; `path` names it in the message.
+    Little is read where sound comes soon.
     """
-    n_read = 0
-    try:
-        # Not file.blocks(), which wants codecs that can seek; GSM and G.72x cannot.
-        while len(channels := file.read(n_samples, dtype="float64", always_2d=True)):
-            if not np.isfinite(channels).all():
-                raise InputError(
-                    f"{path} holds samples that are NaN or infinite; replace or remove it"
-                )
-            n_read += len(channels)
-            yield channels, n_read == file.frames
-    except soundfile.SoundFileError as error:
-        raise _unreadable(path, error) from error
-    if n_read != file.frames:
-        raise InputError(
-            f"{path} is cut short: {file.frames} samples announced, {n_read} found; replace or remove it"
-        )
+    with opened(path) as file:
+        first, last = (position * file.samplerate // sample_rate for position in (begin, end))
+        position = file.skip(first)
+        for block in file.blocks(_PEEK_SAMPLES):
+            sounding = np.flatnonzero(block.mean(axis=1)) + position
+            sounding = sounding[(sounding >= first) & (sounding < last)]
+            if len(sounding):
+                return max(begin, int(sounding[0]) * sample_rate // file.samplerate)
+            position += len(block)
+            if position >= last:
+                break
+    return None
 
 
-def _resampled_length(n_samples: int, rate: int) -> int:
-    """Return the length at 16 kHz of n_samples at `rate`, rounded up."""
-    return -(-n_samples * sample_rate // rate)
+class SoundFinder:
+    """Finds sound in files that may be silent in parts; what it heard before it does not read again."""
+
+    def __init__(self):
+        self._known: dict[str, list[int]] = {}  # sorted places of sound by file
+
+    @functools.cache  # noqa: B019 (lives as long as one list of mixtures is made)
+    def first_sound(self, path: str, begin: int, end: int) -> int | None:
+        """Return where a file sounds between two samples at 16 kHz; None if nowhere."""
+        known = self._known.setdefault(path, [])
+        place = bisect.bisect_left(known, begin)
+        if place < len(known) and known[place] < end:
+            return known[place]
+        found = first_sound(path, begin, end)
+        if found is not None:
+            known.insert(place, found)
+        return found
 
 
-def _unreadable(path: str, error: Exception) -> InputError:
-    reason = str(error).split(": ", 1)[-1].strip() or "decoding failed"
-    expected = "expected WAV, FLAC, OGG, MP3, uncompressed SPHERE or another format of libsndfile"
-    return InputError(
-        f"{path} is not readable as audio ({reason}); {expected}: convert or remove it"
-    )
+def _resampled(file: SoundFile, rate: int) -> Iterator[np.ndarray]:
+    """Yield the mean of the channels at another sample rate, in blocks of (n_samples,)."""
+    mono = (block.mean(axis=1) if block.shape[1] > 1 else block[:, 0] for block in file.blocks())
+    if file.samplerate == rate:
+        yield from mono
+        return
+    import soxr
+
+    resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float64", quality="HQ")
+    for block in mono:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.empty(0), last=True)
 
 
-def _is_utf8(name: str) -> bool:
-    """Return whether a file name can be written as UTF-8; Python stands in surrogates for bytes that cannot."""
-    return not any(unicodedata.category(character) == "Cs" for character in name)
-
-
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[soundfile.SoundFile]:
-    """Yield an opened file, after a look that the samples it announces are there."""
-    if not _is_utf8(path):
-        raise InputError(f"the name {path!a} is not UTF-8; rename the file")
-    if not os.path.isfile(path):
-        raise MissingFileError(
-            f"{path} is missing; check its name, and the mixture CSV if it stands there"
-        )
-    try:
-        file = soundfile.SoundFile(path)
-    except soundfile.SoundFileError as error:
-        raise _unreadable(path, error) from error
-    with file:
-        check_length(file, path)
-        yield file
-
-
-def check_length(info: soundfile.SoundFile, path: str) -> None:
-    """Raise InputError unless a file holds samples, and all that it announces."""
-    if info.frames >= _ENDLESS:  # a FLAC that was streamed
-        raise InputError(f"{path} does not say how long it is; encode it again")
-    if re.search(r"^Ogg ?: (File ended|Last page lacks|Junk after)", info.extra_info, re.MULTILINE):
-        raise InputError(f"{path} is cut short: its end is missing; replace or remove it")
-    announced, found = _announced_length(path, info)
-    if found < announced:
-        raise InputError(
-            f"{path} is cut short: {announced} announced, {found} found; replace or remove it"
-        )
-    if info.frames == 0:
-        raise InputError(f"{path} holds no samples; replace or remove it")
-
-
-def _announced_length(path: str, info) -> tuple[int, int]:
-    """Return how long the header says that the samples are, and how long they are (bytes or samples).
-
-    libsndfile reads what there is of a RIFF or NIST SPHERE file that was cut short, and tells it
-    only in its log. Programs that write to a pipe announce the largest length there is.
-    """
-    lengths = r"^\s*(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"  # WAV, AIFF, AU, W64, RF64
-    log = re.search(lengths, info.extra_info, re.MULTILINE)
-    if log and int(log[1]) < _ENDLESS:
-        return int(log[1]), int(log[2])
-    if info.format == "NIST":
-        with open(path, "rb") as file:
-            count = re.search(rb"sample_count -i (\d+)", file.read(1024))
-        if count:
-            return int(count[1]), info.frames
-    return info.frames, info.frames
+def _resampled_length(n_samples: int, from_rate: int, rate: int = sample_rate) -> int:
+    """Return the length at another sample rate of n_samples, rounded up."""
+    return -(-n_samples * rate // from_rate)
 
 
 def check_speech_length(n_samples: int, path: str) -> None:

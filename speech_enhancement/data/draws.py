@@ -2,11 +2,16 @@
 
 import hashlib
 import os
+import unicodedata
 
 
 def keyed_number(*keys: str) -> int:
-    """Return a large pseudo-random integer that depends on the keys alone, the same on every machine."""
-    return int.from_bytes(hashlib.sha256("\n".join(keys).encode()).digest(), "big")
+    """Return a large pseudo-random integer that depends on the keys alone, the same on every machine.
+
+    Accented letters count as the same however they are encoded; macOS and Linux store them differently.
+    """
+    text = unicodedata.normalize("NFC", "\n".join(keys))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
 
 
 def draw_noises(speech_name: str, noise_names: list[str], magnification: int) -> list[str]:
@@ -16,21 +21,21 @@ def draw_noises(speech_name: str, noise_names: list[str], magnification: int) ->
     )[:magnification]
 
 
-def draw_segment(speech_name: str, noise_name: str, n_speech: int, n_noise: int) -> tuple[int, int]:
+def draw_segment(
+    speech_name: str, noise_name: str, n_speech: int, n_noise: int, attempt: int = 0
+) -> tuple[int, int]:
     """Draw which part of a noise goes with a speech.
 
     Args:
       speech_name, noise_name: the pair that the draw depends on.
       n_speech, n_noise: lengths at 16 kHz, in samples.
+      attempt: how many draws before this one hit upon silence.
     Returns:
       onset and offset in samples at 16 kHz, n_speech apart. The onset is 0 where the noise is no
       longer than the speech: it is then repeated.
     """
-    onset = (
-        keyed_number("onset", speech_name, noise_name) % (n_noise - n_speech + 1)
-        if n_noise > n_speech
-        else 0
-    )
+    keys = ["onset", speech_name, noise_name, *([str(attempt)] if attempt else [])]
+    onset = keyed_number(*keys) % (n_noise - n_speech + 1) if n_noise > n_speech else 0
     return onset, onset + n_speech
 
 

@@ -1,17 +1,26 @@
 """Cleaning a WAV on its way from standard input to standard output."""
 
 import contextlib
+import io
+import os
 import signal
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import soundfile
 
+from speech_enhancement.data.containers import is_unknown
 from speech_enhancement.enhancement.recordings import check_signal, enhanced_at_rate, limited
 from speech_enhancement.errors import InputError, foreseen_disk_error
 
+BLOCK_BYTES = 2**16  # read at a time, at most
+ENDLESS = 2**40  # samples; libsndfile says more where it does not know
+W64_CHUNK = (
+    b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # behind the first four letters of a name
+)
 PEAK_UNKNOWN = (
     "enhance: this model scales a recording by its peak, which a pipe tells only at its end: it is scaled by the "
     "peak so far, after 5 s. Give a file to enhance it as the model was trained"
@@ -34,8 +43,9 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_DFL
     )  # a thread that waits for input would keep this process alive
+    source = Source(sys.stdin.fileno())
     try:
-        file = soundfile.SoundFile(sys.stdin.fileno(), closefd=False)
+        file = soundfile.SoundFile(source.open(), closefd=False)
     except soundfile.SoundFileError as error:
         raise InputError(
             f"standard input is not a WAV that can be read from a pipe ({error}); convert it"
@@ -58,6 +68,7 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
                     (samples.astype("<f4") if is_float else integers.astype("<i2")).tobytes()
                 )
                 output.flush()
+        source.check_end()
 
 
 @contextlib.contextmanager
@@ -90,7 +101,115 @@ def stream_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
             f"standard input cannot be decoded ({error}); send an uncompressed WAV"
         ) from error
     if n_read == 0:
-        raise InputError("standard input holds no samples, or its header announces none")
+        raise InputError("standard input holds no samples")
+    if n_read < file.frames < ENDLESS:
+        raise InputError(
+            f"standard input broke off: {file.frames} samples announced, {n_read} came and were enhanced"
+        )
+
+
+class Source:
+    """Hands a WAV on to libsndfile, which reads another pipe, without the length that its header announces.
+
+    Programs that write to a pipe announce 0, the largest number of 32 bits, or what they hope to write; so what comes
+    is counted here. Other formats are handed on as they are.
+
+    Args:
+      descriptor: the pipe that the WAV comes from.
+    """
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self._announced: int | None = None  # bytes of samples
+        self._n_bytes = 0
+
+    def open(self) -> int:
+        """Read the header; return the descriptor of the pipe that libsndfile is to read."""
+        reading, writing = os.pipe()
+        head, is_wav = self._head()
+        threading.Thread(target=self._hand_on, args=(writing, head, is_wav), daemon=True).start()
+        return reading
+
+    def check_end(self) -> None:
+        """Say it if more came than announced; raise InputError if less did."""
+        announced, came = self._announced, self._n_bytes
+        if announced is not None and came < announced:
+            raise InputError(
+                f"standard input broke off: {announced} bytes of samples announced, {came} came and were enhanced"
+            )
+        if announced is not None and came > announced:
+            line = f"standard input announced {announced} bytes of samples, {came} came and were enhanced"
+            print(line, file=sys.stderr)
+
+    def _read(self, n_bytes: int) -> bytes:
+        """Read so many bytes, or fewer at the end."""
+        parts = []
+        while n_bytes > 0 and (part := os.read(self._descriptor, min(n_bytes, BLOCK_BYTES))):
+            parts.append(part)
+            n_bytes -= len(part)
+        return b"".join(parts)
+
+    def _head(self) -> tuple[bytes, bool]:
+        """Return what libsndfile shall read before what still comes, and whether those are samples of a WAV.
+
+        As a W64 it can be of any length.
+        """
+        head = self._read(12)
+        if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+            return head, False
+        size_in_ds64, fmt = 0, b""
+        while len(chunk := self._read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                size = size_in_ds64 if head[:4] == b"RF64" and size == 2**32 - 1 else size
+                self._announced = None if is_unknown(size, 0) else size
+                return w64_header(fmt), True
+            content = self._read(size + size % 2)
+            if name == b"fmt ":
+                fmt = content
+            if name == b"ds64" and len(content) >= 16:
+                (size_in_ds64,) = struct.unpack("<8xq", content[:16])
+        return head, False
+
+    def _hand_on(self, writing: int, head: bytes, is_wav: bool) -> None:
+        """Write the head and what comes to a pipe; of a WAV, the samples alone."""
+        with open(writing, "wb", buffering=0) as output, contextlib.suppress(BrokenPipeError):
+            _write_all(output, head)
+            left = self._announced if is_wav else None
+            while part := os.read(
+                self._descriptor, BLOCK_BYTES if left is None else min(left, BLOCK_BYTES)
+            ):
+                self._n_bytes += len(part)
+                _write_all(output, part)
+                left = None if left is None else left - len(part)
+                if left == 0:
+                    following = self._read(4 + self._announced % 2)
+                    if len(following) < 4 or all(32 <= byte < 127 for byte in following[-4:]):
+                        break  # the end, or chunks that are no samples
+                    self._n_bytes += len(following)
+                    _write_all(output, following)
+                    left = None
+        while os.read(self._descriptor, BLOCK_BYTES):  # so that the program before us does not fail
+            pass
+
+
+def _write_all(output: io.RawIOBase, content: bytes) -> None:
+    """Write all bytes to a pipe, which may take some of them at a time."""
+    view = memoryview(content)
+    while view:
+        view = view[output.write(view) :]
+
+
+def w64_header(fmt: bytes) -> bytes:
+    """Return the header of a W64 of unknown length, with the content of a WAV's chunk `fmt `."""
+
+    def chunk(name: bytes, size: int) -> bytes:
+        return name + W64_CHUNK + struct.pack("<q", size + 24)
+
+    fmt_chunk = chunk(b"fmt ", len(fmt)) + fmt + bytes(-len(fmt) % 8)
+    largest = 2**62
+    head = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00" + struct.pack("<q", largest)
+    return head + b"wave" + W64_CHUNK + fmt_chunk + chunk(b"data", largest - 1024)
 
 
 def wav_header(rate: int, n_channels: int, is_float: bool) -> bytes:

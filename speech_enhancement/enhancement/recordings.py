@@ -10,7 +10,8 @@ import soundfile
 
 from config import n_window, sample_rate
 from speech_enhancement.command_line import Progress, say
-from speech_enhancement.data.audio_files import find_audio, opened, sound_blocks
+from speech_enhancement.data.audio_files import find_audio
+from speech_enhancement.data.sound_file import SoundFile, opened
 from speech_enhancement.enhancement.enhance_audio import N_HOP, enhanced_blocks
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing
@@ -40,38 +41,41 @@ EXTENSIONS += (
 BLOCK_SAMPLES = 2**18  # of each channel, enhanced together: 16 s at 16 kHz
 LOWEST_RATE, MOST_CHANNELS = 8000, 32  # Hz; channels are kept in memory side by side
 FULL_SCALE = 1 - 2**-15  # the largest sample of 16 bits
+LARGEST = 2**32 - 2**20  # bytes that lengths of 32 bits can tell, with some for the header
 LIMITER_S = 0.016  # how far before and after a peak the level is lowered
 
 
 # --- Which files ------------------------------------------------------------------------------
 
 
-def plan(inputs: list[str], output_dir: str) -> list[tuple[str, str]]:
-    """Return pairs of input and output file; files of a folder keep their place below it.
+def plan(inputs: list[str], output_dir: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return pairs of input and output file, and what is skipped; files of a folder keep their place below it.
+
+    The output folder may lie in an input folder; the files in it are no inputs.
 
     Raises:
-      InputError: no such file or folder, a folder without audio, or two inputs with one output.
+      InputError: no such file or folder, no folder with audio, or two inputs with one output.
     """
-    pairs, sources = [], {}
+    pairs, skipped, sources = [], [], {}
     for path in dict.fromkeys(inputs):
-        if os.path.isdir(path):
-            if os.path.realpath(output_dir).startswith(os.path.join(os.path.realpath(path), "")):
-                raise InputError(
-                    f"{output_dir} lies in {path}, so its files would be enhanced too; choose another"
-                )
-            pairs += [
-                (os.path.join(path, name), os.path.join(output_dir, name))
-                for name in find_audio(path, "recordings", EXTENSIONS)
-            ]
-        else:
+        if not os.path.isdir(path):
             pairs.append((path, os.path.join(output_dir, os.path.basename(path))))
+            continue
+        try:
+            names, lines = find_audio(path, "recordings", EXTENSIONS, left_out=output_dir)
+        except InputError as error:
+            if len(inputs) == 1:
+                raise
+            names, lines = [], [str(error)]
+        pairs += [(os.path.join(path, name), os.path.join(output_dir, name)) for name in names]
+        skipped += lines
     for source, target in pairs:
         other = sources.setdefault(os.path.normpath(target), source)
         if other != source:
             raise InputError(
                 f"{other} and {source} would both become {target}; enhance them into two folders"
             )
-    return pairs
+    return pairs, skipped
 
 
 def enhance_files(
@@ -90,7 +94,9 @@ def enhance_files(
     Raises:
       InputError: the only file cannot be done, or the inputs do not fit together.
     """
-    pairs = plan(inputs, output_dir)
+    pairs, skipped = plan(inputs, output_dir)
+    for line in skipped:
+        say(line)
     problems, durations = [], {}
     for pair in pairs:
         try:
@@ -129,16 +135,21 @@ def check_pair(source: str, target: str, overwrite: bool) -> float:
     """
     with opened(source) as file:
         check_signal(source, file.samplerate, file.channels)
-        if file.frames * sample_rate < n_window * file.samplerate:
+        n_samples = file.n_samples()
+        if n_samples * sample_rate < n_window * file.samplerate:
             least = -(-n_window * file.samplerate // sample_rate)
             raise InputError(
-                f"{source} is too short: expected {least} samples or more, found {file.frames}; remove it"
+                f"{source} is too short: expected {least} samples or more, found {n_samples}; remove it"
             )
+        output_kind(file)
         if not soundfile.check_format(file.format, file.subtype):
             raise InputError(
                 f"{source} is {file.format} {file.subtype}, which can only be read; convert it to WAV"
             )
-        duration = file.frames / file.samplerate
+        duration = n_samples / file.samplerate
+        for note in (file.note, file.lost_notes()):
+            if note:
+                say(note)
     if os.path.exists(target):
         if os.path.samefile(source, target):
             raise InputError(f"{target} is the input itself; give another --output_dir")
@@ -163,7 +174,7 @@ def check_signal(source: str, rate: int, n_channels: int) -> None:
 
 
 def enhance_file(model, settings, source: str, target: str, smallest_gain: float, progress) -> None:
-    """Enhance a file; the result has its name, format, sample rate, channels and length.
+    """Enhance a file; the result has its name, format, sample rate, channels, length and notes (tags, bext, ...).
 
     Working set: some seconds of each channel, however long the file.
 
@@ -172,11 +183,9 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
     """
     peaks = peaks_of(source) if settings.recipe.input.level_window_s == 0 else None
     with opened(source) as file, replacing(target) as temporary:
-        kind = {"format": file.format, "subtype": file.subtype, "endian": file.endian}
+        kind = output_kind(file)
         is_float = file.subtype in ("FLOAT", "DOUBLE")
-        blocks = (
-            channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES)
-        )
+        blocks = (block.astype(np.float32) for block in file.blocks(BLOCK_SAMPLES))
         enhanced = enhanced_at_rate(
             model, settings, blocks, file.samplerate, file.channels, smallest_gain, peaks
         )
@@ -190,12 +199,12 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
                     temporary, "w", file.samplerate, file.channels, **kind
                 ) as output,
             ):
-                for name, text in file.copy_metadata().items():
+                for name, text in file.texts.items():
                     setattr(output, name, text)
                 for samples in enhanced if is_float else limited(enhanced, file.samplerate):
                     output.write(samples)
                     progress.add(len(samples) / file.samplerate)
-            check_written(temporary, file.frames)
+            check_written(temporary, file.n_read)
         except (
             soundfile.SoundFileError,
             AssertionError,
@@ -203,6 +212,25 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
             raise InputError(
                 f"{target} cannot be written ({error or 'the disk is full'}); free some space"
             ) from error
+        file.copy_notes(temporary)
+
+
+def output_kind(file: SoundFile) -> dict[str, str]:
+    """Return format, subtype and endian to write a file of the kind of another, which is not longer.
+
+    Beyond 4 GiB a WAV is written as RF64, which has the same chunks and longer lengths.
+
+    Raises:
+      InputError: it would be larger than its format allows.
+    """
+    kind = {"format": file.format, "subtype": file.subtype, "endian": file.endian}
+    if file.size > LARGEST and file.format in ("WAV", "WAVEX"):
+        return {**kind, "format": "RF64", "endian": "FILE"}
+    if file.size > LARGEST and file.format in ("AIFF", "AU", "VOC"):
+        raise InputError(
+            f"{file.path} is larger than 4 GiB, which {file.format} cannot be; convert it to W64 or CAF"
+        )
+    return kind
 
 
 def peaks_of(source: str) -> list[float]:
@@ -211,9 +239,7 @@ def peaks_of(source: str) -> list[float]:
     The file is read to its end, so that enhancing it reads it twice.
     """
     with opened(source) as file:
-        blocks = (
-            channels.astype(np.float32) for channels, _ in sound_blocks(file, source, BLOCK_SAMPLES)
-        )
+        blocks = (block.astype(np.float32) for block in file.blocks(BLOCK_SAMPLES))
         if file.samplerate != sample_rate:
             blocks = Band(blocks, file.samplerate, file.channels, keeps_top=False).resampled()
         peaks = np.zeros(file.channels)

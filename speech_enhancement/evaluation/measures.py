@@ -4,11 +4,14 @@ PESQ, STOI, ESTOI and SI-SDR do not depend on the level of the degraded wave. Se
 distortion do: `at_level_in` brings the reference to the level at which it stands in the degraded wave.
 """
 
+import contextlib
 import io
 import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -72,37 +75,51 @@ def require_pesq(program: str) -> str:
 
 
 def pesq_scores(
-    program: str, reference: np.ndarray, degraded: np.ndarray, folder: str
+    program: str, reference: np.ndarray, degraded: np.ndarray, rate: int = sample_rate
 ) -> dict[str, float | None]:
     """Score a wave with ITU-T P.862 (raw MOS), P.862.1 (narrow-band MOS-LQO) and P.862.2 (wide-band MOS-LQO).
 
     The ITU program keeps paths in buffers of 128 bytes, takes every header for 44 bytes long, and
-    may write a file of results where it stands. So it runs inside `folder`, on two
+    may write a file of results where it stands. So it runs inside a temporary folder, on two
     short-named files of 16-bit mono RIFF. PESQ aligns levels itself; where a wave exceeds full scale
     it is scaled down instead of clipped.
 
     Args:
       program: absolute path of the ITU program, of 2005 or of 2002 (which knows no wide band).
-      reference, degraded: (n_samples,) at 16 kHz.
-      folder: a folder to make, work in and remove.
+      reference, degraded: (n_samples,).
+      rate: their sample rate in Hz, 16000 or 8000 (which has no wide band).
     Returns:
-      PESQ_COLUMNS by name; the wide-band score is None where the program has none.
+      PESQ_COLUMNS by name; the wide-band score is None where there is none.
     Raises:
       UnscorableError: the program failed.
+      InputError: the temporary folder cannot be written to.
     """
-    try:
+    with _temporary_folder() as folder:
         for name, audio in (("ref.wav", reference), ("deg.wav", degraded)):
-            _write_pcm16(os.path.join(folder, name), audio)
-        narrow = _run_pesq(program, folder)
+            _write_pcm16(os.path.join(folder, name), audio, rate)
+        narrow = _run_pesq(program, folder, f"+{rate}")
         raw, *lqo = _numbers_after(r"(?:Raw MOS, MOS-LQO\)|PESQ_MOS)\s*:?\s*=", narrow)
-        wide = _run_pesq(program, folder, "+wb") if lqo else ""
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        wide = _run_pesq(program, folder, f"+{rate}", "+wb") if lqo and rate == sample_rate else ""
     return {
         "pesq_raw_mos": raw,
         "pesq_nb_mos_lqo": lqo[0] if lqo else round(mos_lqo(raw), 3),
         "pesq_wb_mos_lqo": _numbers_after(r"\(MOS-LQO\)\s*:?\s*=", wide)[0] if wide else None,
     }
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Make a folder for the time of the block."""
+    try:
+        folder = tempfile.mkdtemp(prefix="pesq-")
+    except OSError as error:
+        raise InputError(
+            f"no temporary folder for PESQ ({error.strerror}); set TMPDIR to one with space"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def mos_lqo(raw_mos: float) -> float:
@@ -111,7 +128,7 @@ def mos_lqo(raw_mos: float) -> float:
 
 
 def _run_pesq(program: str, folder: str, *options: str) -> str:
-    command = [program, "ref.wav", "deg.wav", f"+{sample_rate}", *options]
+    command = [program, "ref.wav", "deg.wav", *options]
     try:
         result = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
@@ -137,13 +154,13 @@ def _numbers_after(label: str, output: str) -> list[float]:
     return [float(number) for number in found.groups() if number is not None]
 
 
-def _write_pcm16(path: str, audio: np.ndarray) -> None:
+def _write_pcm16(path: str, audio: np.ndarray, rate: int) -> None:
     """Write 16-bit mono RIFF; a file of 16-bit samples that was read as floats comes out unchanged."""
     peak = float(np.max(np.abs(audio)))
     samples = audio * (32767 / 32768 / peak) if peak > 1 else audio
     integers = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
-    soundfile.write(buffer, integers, sample_rate, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, integers, rate, format="WAV", subtype="PCM_16")
     write_bytes(path, buffer.getvalue())
 
 

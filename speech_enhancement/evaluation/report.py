@@ -143,6 +143,7 @@ def check_sources(
     workspace: str, te_snr: float, speech_dir: str | None, mixtures: list[Mixture]
 ) -> None:
     """Raise InputError unless all waves and features of the mixtures are there."""
+    from speech_enhancement.data.audio_files import audio_path
     from speech_enhancement.data.mixture_features import check_features
 
     if speech_dir is not None:
@@ -153,7 +154,7 @@ def check_sources(
         )
         require_file(enhanced_path(workspace, te_snr, mixture.name), "inference")
         check_features(workspace, "test", te_snr, mixture)
-        speech_path = speech_dir and os.path.join(speech_dir, mixture.speech_name)
+        speech_path = speech_dir and audio_path(speech_dir, mixture.speech_name)
         if speech_path and not os.path.isfile(speech_path):
             raise MissingFileError(
                 f"{speech_path} is missing; check --speech_dir against the test mixture CSV"
@@ -244,7 +245,7 @@ def clean_speech(
       (n_samples,) wave and (n_frames, n_freq) magnitudes.
     """
     from spectrogram_to_wave import recover_wav
-    from speech_enhancement.data.audio_files import read_audio
+    from speech_enhancement.data.audio_files import audio_path, read_audio
     from speech_enhancement.data.mixture_features import check_features, read_features
 
     if speech_dir is None:
@@ -254,7 +255,7 @@ def clean_speech(
             np.sum(np.hamming(n_window) ** 2)
         ), speech_magnitude  # stft divided by it
     facts = check_features(workspace, "test", te_snr, mixture)
-    path = os.path.join(speech_dir, mixture.speech_name)
+    path = audio_path(speech_dir, mixture.speech_name)
     speech = with_length(read_audio(path), n_samples, path, "check --speech_dir")
     speech = facts["scaling_factor"] * facts["alpha"] * speech
     return speech, magnitude(speech)
