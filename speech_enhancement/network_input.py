@@ -6,6 +6,7 @@ window of n_concat frames and the statistics of its centre.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -119,3 +120,33 @@ def targets(mixture_stft: np.ndarray, speech_magnitude: np.ndarray, recipe: Reci
     if recipe.target.output == "mask":
         return log_magnitude(both / np.sqrt(np.mean(np.square(speech_magnitude)) + log_epsilon**2))
     return log_magnitude(both, recipe.input.floor_db)
+
+
+@dataclass
+class Scaler:
+    """Mean and standard deviation of what the network sees.
+
+    Attributes:
+      mean, std: of each bin of the frames, (n_freq,).
+      statistics_mean, statistics_std: of each bin of each statistic, (n_statistics, n_freq).
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    statistics_mean: np.ndarray
+    statistics_std: np.ndarray
+
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        """Scale (..., n_freq) frames, to float32."""
+        scaled = frames - self.mean.astype(np.float32)
+        scaled /= self.std.astype(np.float32)
+        return scaled.astype(np.float32, copy=False)
+
+    def statistics(self, statistics: np.ndarray) -> np.ndarray:
+        """Scale (..., n_statistics, n_freq) statistics, to (..., n_statistics * n_freq) float32."""
+        mean, std = self.statistics_mean.astype(np.float32), self.statistics_std.astype(np.float32)
+        return (
+            ((statistics - mean) / std)
+            .astype(np.float32, copy=False)
+            .reshape(*statistics.shape[:-2], -1)
+        )

@@ -19,13 +19,13 @@ from speech_enhancement.enhancement.recordings import enhanced_at_rate, limited
 from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
 from speech_enhancement.features import stft
 from speech_enhancement.network.network import (
-    Scaler,
     Settings,
     build_network,
     estimate_magnitude,
     load_model,
     save_model,
 )
+from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import load_recipe
 from speech_enhancement.workspace import mixed_audio_path, read_mixtures
 

@@ -19,13 +19,13 @@ from speech_enhancement.data.audio_files import read_audio, write_wave
 from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.network.export import ACTIVATIONS, export, write_float16, write_onnx
 from speech_enhancement.network.network import (
-    Scaler,
     Settings,
     answers,
     build_network,
     load_model,
     save_model,
 )
+from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import load_recipe
 
 N_FREQ = n_window // 2 + 1

@@ -17,14 +17,8 @@ from speech_enhancement.data.audio_files import AudioCache, read_audio
 from speech_enhancement.data.packed_files import open_packed_file
 from speech_enhancement.enhancement.enhance_audio import FeatureStream
 from speech_enhancement.features import level_gain, mix_at_snr, peak, root_mean_square
-from speech_enhancement.network.network import (
-    Scaler,
-    Settings,
-    build_network,
-    load_model,
-    save_model,
-)
-from speech_enhancement.network_input import windows_with_statistics
+from speech_enhancement.network.network import Settings, build_network, load_model, save_model
+from speech_enhancement.network_input import Scaler, windows_with_statistics
 from speech_enhancement.recipe import Training, TrainingNoise
 from speech_enhancement.training.on_the_fly import (
     SEGMENT_FRAMES,

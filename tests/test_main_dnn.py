@@ -12,7 +12,8 @@ from conftest import inference, pack, scale, train
 from main_dnn import enhance_audio
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
-from speech_enhancement.network.network import Scaler, answers, load_model
+from speech_enhancement.network.network import answers, load_model
+from speech_enhancement.network_input import Scaler
 from speech_enhancement.training.devices import Share
 from speech_enhancement.training.packed_batches import BLOCK_ROWS, POOL_ROWS, PackedData
 from speech_enhancement.workspace import (

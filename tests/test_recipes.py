@@ -18,7 +18,6 @@ from speech_enhancement.network.losses import (
     multi_objective_loss,
 )
 from speech_enhancement.network.network import (
-    Scaler,
     Settings,
     build_network,
     estimate_magnitude,
@@ -26,6 +25,7 @@ from speech_enhancement.network.network import (
     save_model,
 )
 from speech_enhancement.network_input import (
+    Scaler,
     estimate_windows,
     frames_and_statistics,
     percentiles,

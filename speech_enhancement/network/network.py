@@ -15,7 +15,7 @@ from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.features import log_magnitude
 from speech_enhancement.files import replacing
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, frames_and_statistics
+from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, frames_and_statistics
 from speech_enhancement.recipe import Recipe, recipe_from_dict
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
@@ -33,36 +33,6 @@ _DAMAGE += (
     json.JSONDecodeError,
     UnicodeDecodeError,
 )  # and its settings
-
-
-@dataclass
-class Scaler:
-    """Mean and standard deviation of what the network sees.
-
-    Attributes:
-      mean, std: of each bin of the frames, (n_freq,).
-      statistics_mean, statistics_std: of each bin of each statistic, (n_statistics, n_freq).
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    statistics_mean: np.ndarray
-    statistics_std: np.ndarray
-
-    def frames(self, frames: np.ndarray) -> np.ndarray:
-        """Scale (..., n_freq) frames, to float32."""
-        scaled = frames - self.mean.astype(np.float32)
-        scaled /= self.std.astype(np.float32)
-        return scaled.astype(np.float32, copy=False)
-
-    def statistics(self, statistics: np.ndarray) -> np.ndarray:
-        """Scale (..., n_statistics, n_freq) statistics, to (..., n_statistics * n_freq) float32."""
-        mean, std = self.statistics_mean.astype(np.float32), self.statistics_std.astype(np.float32)
-        return (
-            ((statistics - mean) / std)
-            .astype(np.float32, copy=False)
-            .reshape(*statistics.shape[:-2], -1)
-        )
 
 
 @dataclass

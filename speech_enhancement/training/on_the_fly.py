@@ -11,8 +11,7 @@ from config import n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import AudioCache
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import RunningStatistics, mix_at_snr, root_mean_square, stft
-from speech_enhancement.network.network import Scaler
-from speech_enhancement.network_input import frames_and_statistics, targets
+from speech_enhancement.network_input import Scaler, frames_and_statistics, targets
 from speech_enhancement.parallel import in_order_ahead, n_cores
 from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import Share

@@ -8,7 +8,7 @@ from speech_enhancement.data.draws import held_out_speech
 from speech_enhancement.data.packed_files import open_packed_file
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import read_npz
-from speech_enhancement.network.network import Scaler
+from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe, data_settings
 from speech_enhancement.training.devices import Share
 from speech_enhancement.workspace import read_mixtures, scaler_path
