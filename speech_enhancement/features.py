@@ -5,8 +5,10 @@ Pure functions of arrays: no files, no printing. Arrays are time first.
 
 import numpy as np
 
-from config import log_epsilon
+from config import log_epsilon, n_overlap, n_window
 
+N_FREQ = n_window // 2 + 1  # frequency bins of a frame
+N_HOP = n_window - n_overlap  # samples from one frame to the next
 FRAMES_AT_ONCE = 64  # transformed together
 
 

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from config import n_overlap, n_window, stft_settings
+from config import n_window, stft_settings
 from speech_enhancement.errors import InputError
+from speech_enhancement.features import N_FREQ, N_HOP
 from speech_enhancement.files import read_npz
 from speech_enhancement.workspace import Mixture, features_path
 
@@ -23,7 +24,7 @@ def n_frames_of(mixture: Mixture) -> int:
         raise InputError(
             f"mixture {mixture.name}: expected at least {n_window} samples, found {n_samples}; mend the CSV"
         )
-    return (n_samples - n_window) // (n_window - n_overlap) + 1
+    return (n_samples - n_window) // N_HOP + 1
 
 
 def mixture_settings(mixture: Mixture, snr: float) -> dict[str, float | int | str]:
@@ -59,7 +60,7 @@ def read_features(
     features = read_npz(path, ("mixture_stft", "speech_magnitude", "origin"), MADE_BY)
     facts = _facts(features["origin"], path, mixture, snr)
     mixture_stft, speech_magnitude = features["mixture_stft"], features["speech_magnitude"]
-    expected = (n_frames_of(mixture), n_window // 2 + 1)
+    expected = (n_frames_of(mixture), N_FREQ)
     if mixture_stft.shape != expected or speech_magnitude.shape != expected:
         found = f"{mixture_stft.shape} and {speech_magnitude.shape}"
         raise InputError(
