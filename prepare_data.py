@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -10,26 +9,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from config import n_overlap, n_window, sample_rate, stft_settings
+from config import n_overlap, n_window, sample_rate
 from speech_enhancement.command_line import add_step, decibels, positive_int, run_step, track
 from speech_enhancement.data.draws import draw_noises, draw_segment
-from speech_enhancement.errors import InputError, require_file
-from speech_enhancement.parallel import in_processes, in_threads
+from speech_enhancement.data.packed_data import compute_scaler, pack_features
+from speech_enhancement.errors import InputError
+from speech_enhancement.parallel import in_processes
 from speech_enhancement.workspace import (
     Mixture,
     features_path,
     mixed_audio_path,
     mixture_csv_path,
-    packed_path,
     read_mixtures,
-    scaler_path,
     write_mixtures,
 )
 
-N_FREQ = n_window // 2 + 1
 MIXTURES_AT_ONCE = 16  # by one process
 ATTEMPTS = 50  # to draw a part of a noise that is not silent
-BLOCK_ROWS = 256  # of a data.h5; few enough to stay in the processor's cache
 
 
 # --- create_mixture_csv -----------------------------------------------------------------------
@@ -256,171 +252,6 @@ def write_mixture(
         speech_magnitude=np.abs(stft(speech, n_window, n_overlap)).astype(np.float32),
         origin=json.dumps({**mixture_settings(mixture, snr), **facts}),
     )
-
-
-# --- pack_features ----------------------------------------------------------------------------
-
-
-def pack_features(
-    workspace: str,
-    data_type: str,
-    snr: float,
-    n_concat: int | None = None,
-    n_hop: int = 3,
-    recipe: str = "original",
-    n_jobs: int | None = None,
-) -> None:
-    """Pack the features of all mixtures into one HDF5 file of context windows and targets.
-
-    Dataset `x` (n_segs, n_concat, n_freq): windows of the mixture's log magnitude; dataset `y`
-    (n_segs, n_freq): the log magnitude of the clean speech at the centre of each window; float32.
-    A recipe with noise estimates adds a row for each behind the n_concat frames of `x`; one with
-    a mask has y (n_segs, 2, n_freq), clean speech and mixture. `first_rows` tells where each
-    mixture begins.
-
-    Working set: the windows of one mixture for each job.
-
-    Args:
-      workspace: folder with the features.
-      data_type: "train" or "test".
-      snr: signal-to-noise ratio in dB.
-      n_concat: frames in a window, odd; None takes it from the recipe.
-      n_hop: frames from one window to the next.
-      recipe: name or file of the recipe; its sections [input] and [target] count.
-      n_jobs: processes; None takes all cores.
-    Raises:
-      InputError: n_concat is even, or features are missing or belong to another mixture CSV.
-    """
-    from speech_enhancement.data.mixture_features import check_features, n_frames_of
-    from speech_enhancement.files import new_hdf5
-    from speech_enhancement.recipe import load_recipe, with_n_concat
-
-    settings = load_recipe(recipe)
-    if n_concat is not None:
-        settings = with_n_concat(settings, n_concat)
-    if n_hop < 1:
-        raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
-    mixtures = read_mixtures(workspace, data_type)
-    for mixture in mixtures:
-        require_file(
-            features_path(workspace, data_type, snr, mixture.name), "calculate_mixture_features"
-        )
-    check_features(
-        workspace, data_type, snr, max(mixtures, key=n_frames_of)
-    )  # before it is given disk space
-    n_segs = [-(-n_frames_of(mixture) // n_hop) for mixture in mixtures]
-    first_rows = np.cumsum([0, *n_segs[:-1]])
-    path = packed_path(workspace, data_type, snr)
-    n_rows, n_outputs = (
-        settings.input.n_concat + settings.input.n_statistics,
-        targets_shape(settings),
-    )
-    shapes = {"x": (sum(n_segs), n_rows, N_FREQ), "y": (sum(n_segs), *n_outputs)}
-    attributes = packed_attributes(settings, snr, n_hop, len(mixtures))
-    content = hashlib.sha256(repr(attributes).encode())  # another for any other data
-    with new_hdf5(
-        path, shapes, {**attributes, "fingerprint": content.hexdigest()}, {"first_rows": first_rows}
-    ) as rows:
-        jobs = zip(mixtures, first_rows, strict=True)
-        pack = functools.partial(pack_mixture, workspace, data_type, snr, settings, n_hop, rows)
-        packed = in_processes(pack, jobs, n_jobs, MIXTURES_AT_ONCE)
-        for facts in track(packed, len(mixtures), "mixtures"):
-            content.update(repr(facts).encode())
-        rows.set_attribute("fingerprint", content.hexdigest())
-    print(f"{len(mixtures)} mixtures: x {shapes['x']}, y {shapes['y']} -> {path}")
-
-
-def pack_mixture(
-    workspace: str, data_type: str, snr: float, recipe, n_hop: int, rows, job: tuple[Mixture, int]
-) -> tuple:
-    """Write the rows of x and y of a mixture; the job is the mixture and its first row. Return what it was made of."""
-    from speech_enhancement.data.mixture_features import read_features
-    from speech_enhancement.network_input import (
-        frames_and_statistics,
-        targets,
-        windows_with_statistics,
-    )
-
-    mixture, first_row = job
-    mixture_stft, speech_magnitude, facts = read_features(workspace, data_type, snr, mixture)
-    inputs = frames_and_statistics(mixture_stft, recipe.input)
-    rows.write("x", first_row, windows_with_statistics(*inputs, recipe.input.n_concat, n_hop))
-    rows.write("y", first_row, targets(mixture_stft, speech_magnitude, recipe)[::n_hop])
-    return mixture, facts
-
-
-def targets_shape(recipe) -> tuple[int, ...]:
-    """Return the shape of a frame of network_input.targets."""
-    return (N_FREQ,) if recipe.target.output == "log_magnitude" else (2, N_FREQ)
-
-
-def packed_attributes(recipe, snr: float, n_hop: int, n_mixtures: int) -> dict:
-    """Return what a data.h5 says about its origin."""
-    from speech_enhancement.recipe import data_settings
-
-    settings = {
-        "snr_db": float(snr),
-        "n_concat": recipe.input.n_concat,
-        "n_hop": n_hop,
-        **stft_settings,
-    }
-    return {**settings, "recipe": data_settings(recipe), "n_mixtures": n_mixtures}
-
-
-# --- compute_scaler ---------------------------------------------------------------------------
-
-
-def compute_scaler(
-    workspace: str, data_type: str, snr: list[float], n_jobs: int | None = None
-) -> None:
-    """Compute the mean and standard deviation of each frequency bin of the packed mixtures.
-
-    Writes scaler.npz beside data.h5, with mean and std, each (n_freq,), of the frames, and
-    statistics_mean and statistics_std, each (n_statistics, n_freq), of the rows behind them. The
-    scaler of the frames serves x and y. Over several SNRs it goes to a folder named after all.
-
-    Working set: two blocks of 256 windows for each job.
-
-    Args:
-      workspace: folder with the packed features.
-      data_type: "train" (or "test").
-      snr: signal-to-noise ratios in dB, one or several.
-      n_jobs: threads; None takes all cores.
-    Raises:
-      InputError: a data.h5 is missing or damaged.
-    """
-    from speech_enhancement.data.packed_files import open_packed_file
-    from speech_enhancement.features import RunningStatistics, moments
-    from speech_enhancement.files import write_npz
-
-    of_frames, of_statistics, fingerprints = RunningStatistics(), RunningStatistics(), []
-    for one_snr in snr:
-        with open_packed_file(workspace, data_type, one_snr) as packed:
-            x, n_concat = packed["x"], int(packed.attrs["n_concat"])
-            starts = range(0, len(x), BLOCK_ROWS)
-
-            def moments_of_block(start: int, x=x, n_concat: int = n_concat) -> tuple:
-                rows = x[start : start + BLOCK_ROWS]
-                statistics = rows[:, n_concat:].reshape(len(rows), -1)
-                return moments(rows[:, :n_concat].reshape(-1, N_FREQ)), moments(statistics)
-
-            for frames, statistics in track(
-                in_threads(moments_of_block, starts, n_jobs), len(starts), "blocks"
-            ):
-                of_frames.merge(frames)
-                of_statistics.merge(statistics)
-            fingerprints.append(packed.attrs["fingerprint"])
-    statistics = {"statistics_mean": of_statistics.mean, "statistics_std": of_statistics.std}
-    statistics = {name: value.reshape(-1, N_FREQ) for name, value in statistics.items()}
-    path = scaler_path(workspace, data_type, snr)
-    write_npz(
-        path,
-        mean=of_frames.mean,
-        std=of_frames.std,
-        **statistics,
-        fingerprint=" ".join(fingerprints),
-    )
-    print(f"{of_frames.count} frames -> {path}")
 
 
 # --- Command line -----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import sample_rate
 from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.features import N_HOP
 from speech_enhancement.parallel import n_cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,20 +150,18 @@ def long_packed(source: Path, workspace: Path, hours: float) -> None:
     """Write a data.h5 of so many hours that repeats the rows of another, and the scaler beside it."""
     import h5py
 
-    from speech_enhancement.files import new_hdf5
+    from speech_enhancement.data.packed_data import new_packed
 
     place = Path("packed_features/spectrogram/train/0db")
     with h5py.File(source / place / "data.h5") as small:
-        n_rows = round(hours * 3600 * sample_rate / 256 / 3)
+        n_rows = round(hours * 3600 * sample_rate / N_HOP / 3)
         shapes = {name: (n_rows, *small[name].shape[1:]) for name in ("x", "y")}
-        arrays = {"first_rows": np.array([0])}
-        with new_hdf5(
-            str(workspace / place / "data.h5"), shapes, dict(small.attrs), arrays
-        ) as rows:
+        path, attributes = str(workspace / place / "data.h5"), dict(small.attrs)
+        with new_packed(path, shapes, attributes, np.array([0])) as packed:
             block = {name: small[name][:4096] for name in ("x", "y")}
             for start in range(0, n_rows, 4096):
                 for name in ("x", "y"):
-                    rows.write(name, start, block[name][: n_rows - start])
+                    packed.write(name, start, block[name][: n_rows - start])
     shutil.copy(source / place / "scaler.npz", workspace / place / "scaler.npz")
 
 

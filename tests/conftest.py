@@ -136,6 +136,15 @@ def files_below(folder) -> dict[str, bytes]:
     return {os.path.relpath(path, folder): path.read_bytes() for path in paths}
 
 
+def expect_refusal(capsys, status, *words):
+    """Check status 2 and one line on standard error that holds the words."""
+    captured = capsys.readouterr()
+    assert status == 2, captured.out + captured.err
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    for word in words:
+        assert str(word) in captured.err, captured.err
+
+
 @pytest.fixture(scope="session")
 def golden():
     """The arrays of the reference implementation, and the waves they were made from."""

@@ -15,6 +15,7 @@ from conftest import (
     calculate,
     calculate_pesq,
     create,
+    expect_refusal,
     files_below,
     inference,
     needs_pesq,
@@ -41,15 +42,6 @@ def speech(tmp_path):
     folder.mkdir()
     shutil.copy(MINI / "train_speech" / "en_allison_wrong.wav", folder / "good.wav")
     return folder
-
-
-def expect_refusal(capsys, status, *words):
-    """Check status 2 and one line on standard error that holds the words."""
-    captured = capsys.readouterr()
-    assert status == 2, captured.out + captured.err
-    assert len(captured.err.strip().splitlines()) == 1, captured.err
-    for word in words:
-        assert str(word) in captured.err, captured.err
 
 
 def test_a_missing_or_empty_folder(tmp_path, workspace, capsys):
@@ -222,23 +214,6 @@ def test_an_unknown_iteration_and_another_n_concat(trained, capsys):
     assert files_below(trained).keys() == before.keys()
 
 
-@pytest.mark.parametrize("damage", ["text", "cut", "no-datasets"])
-def test_a_damaged_data_h5(prepared, tmp_path, capsys, damage):
-    import h5py
-
-    workspace = shutil.copytree(prepared, tmp_path / "w")
-    path = workspace / "packed_features/spectrogram/train/0db/data.h5"
-    if damage == "text":
-        path.write_text("no HDF5")
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[:5000])
-    else:
-        h5py.File(path, "w").close()
-    expect_refusal(capsys, scale(workspace), path, "run pack_features")
-    expect_refusal(capsys, train(workspace, "--n_iterations", 1), path, "run pack_features")
-    assert not (workspace / "models").exists()
-
-
 @pytest.mark.parametrize("damage", ["text", "foreign"])
 def test_a_file_that_is_no_model_of_ours(trained, tmp_path, capsys, damage):
     import keras
@@ -296,22 +271,6 @@ def test_waves_that_cannot_be_scored_keep_a_row_and_too_many_are_an_error(
         "not scored: enhanced ru_ivrvoice_nobody.vinyl" in captured.out
         and "is silent" in captured.out
     )
-
-
-def test_settings_of_another_transform_are_refused(prepared, tmp_path, capsys, monkeypatch):
-    from speech_enhancement.data import packed_files
-
-    monkeypatch.setitem(packed_files.stft_settings, "n_overlap", 128)
-    expect_refusal(capsys, scale(prepared), "data.h5: expected n_overlap 128, found 256")
-    expect_refusal(capsys, train(prepared), "n_overlap")
-
-
-def test_a_scaler_of_other_data(prepared, tmp_path, capsys):
-    workspace = shutil.copytree(prepared, tmp_path / "w")
-    create(workspace, "train", None, None, "--magnification", 1)
-    assert calculate(workspace, snr=0) == pack(workspace) == 0
-    capsys.readouterr()
-    expect_refusal(capsys, train(workspace, "--n_iterations", 1), "scaler.npz is of other data")
 
 
 def test_losses_that_are_no_numbers_stop_the_training(prepared, tmp_path, capsys):

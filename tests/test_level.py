@@ -14,7 +14,7 @@ from test_recipes import SHIPPED, small
 
 import main_dnn
 from speech_enhancement.data.audio_files import AudioCache, read_audio
-from speech_enhancement.data.packed_files import open_packed_file
+from speech_enhancement.data.packed_data import open_packed_file
 from speech_enhancement.enhancement.enhance_audio import FeatureStream
 from speech_enhancement.features import level_gain, mix_at_snr, peak, root_mean_square
 from speech_enhancement.network.network import Settings, build_network, load_model, save_model

@@ -1,7 +1,6 @@
 """The preparation steps, through their commands, on the mini data."""
 
 import json
-import os
 import shutil
 
 import h5py
@@ -30,7 +29,6 @@ from speech_enhancement.features import (
     root_mean_square,
     stft,
 )
-from speech_enhancement.files import new_hdf5
 from speech_enhancement.workspace import (
     Mixture,
     features_path,
@@ -265,27 +263,3 @@ def test_many_processes_write_the_same_bytes_as_one(tmp_path):
                 assert run("prepare_data", *flags) == 0
     one, two, three = map(files_below, folders)
     assert one == two == three and len(one) == 1 + 2 * 12 + 2
-
-
-@pytest.mark.parametrize("lacks", ["space that is reserved", "memory maps that are filled"])
-def test_file_systems_that_can_do_less_get_the_same_file(lacks, prepared, tmp_path, monkeypatch):
-    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-    expected = (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes()
-    if lacks == "space that is reserved":
-        monkeypatch.delattr("os.posix_fallocate")
-    else:
-        monkeypatch.setattr(
-            "speech_enhancement.files.MADV_POPULATE_WRITE", 999
-        )  # refused, as by an older Linux
-    assert pack(tmp_path, "train", 0, "--n_jobs", 1) == 0
-    assert (tmp_path / "packed_features/spectrogram/train/0db/data.h5").read_bytes() == expected
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space"
-)
-def test_the_space_of_a_packed_file_is_reserved(tmp_path):
-    shapes, arrays = {"x": (1000, 7, 257), "y": (1000, 257)}, {"first_rows": np.arange(20000)}
-    with new_hdf5(str(tmp_path / "data.h5"), shapes, {"fingerprint": "none"}, arrays):
-        status = os.stat(*tmp_path.glob(".tmp-*.h5"))
-        assert 512 * status.st_blocks >= status.st_size > 4 * 1000 * 8 * 257 + 8 * 20000

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from speech_enhancement.data.draws import held_out_speech
-from speech_enhancement.data.packed_files import open_packed_file
+from speech_enhancement.data.packed_data import open_packed_file
 from speech_enhancement.errors import InputError
-from speech_enhancement.files import read_npz
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe, data_settings
 from speech_enhancement.training.devices import Share
-from speech_enhancement.workspace import read_mixtures, scaler_path
+from speech_enhancement.workspace import read_mixtures
 
 BLOCK_ROWS = 32  # neighbouring rows that are read together
 POOL_ROWS = 4096  # at most so many rows are shuffled together, but at least a batch: 33 MB with 7 frames of 257 bins
@@ -196,22 +195,6 @@ def check_same_recipe(files: list, recipe: Recipe, n_concat: int) -> None:
             raise InputError(
                 f"{file.filename} was packed for another recipe; run pack_features with the same --recipe"
             )
-
-
-def read_scaler(workspace: str, snrs: list[float], files: list) -> Scaler:
-    """Read the scaler of the training set.
-
-    Raises:
-      InputError: it is missing, damaged, or of other data than these files.
-    """
-    path = scaler_path(workspace, "train", snrs)
-    arrays = ("mean", "std", "statistics_mean", "statistics_std")
-    found = read_npz(path, (*arrays, "fingerprint"), made_by="compute_scaler --data_type train")
-    if found["fingerprint"] != " ".join(file.attrs["fingerprint"] for file in files):
-        raise InputError(
-            f"{path} is of other data than data.h5 holds now; run compute_scaler again"
-        )
-    return Scaler(*(found[name] for name in arrays))
 
 
 def split_rows(workspace: str, files: list, fraction: float) -> tuple[list, list]:

@@ -6,6 +6,7 @@ import os
 from speech_enhancement.command_line import say
 from speech_enhancement.data.audio_files import AudioCache, list_audio
 from speech_enhancement.data.draws import held_out_speech
+from speech_enhancement.data.packed_data import read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.keras_backend import has_bfloat16, import_keras
 from speech_enhancement.parallel import ahead
@@ -15,7 +16,6 @@ from speech_enhancement.training.packed_batches import (
     PackedData,
     check_same_recipe,
     open_packed,
-    read_scaler,
     split_rows,
 )
 from speech_enhancement.training.training import Sets
