@@ -11,17 +11,28 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import MINI, calculate, create, expect_refusal, files_below, pack, run, scale, train
+from conftest import (
+    MINI,
+    calculate,
+    create,
+    expect_refusal,
+    files_below,
+    pack,
+    run,
+    scale,
+    train,
+    write_csv,
+)
 
 from config import stft_settings
 from speech_enhancement.data import packed_data
-from speech_enhancement.data.mixture_features import read_features
+from speech_enhancement.data.mixture_features import n_frames_of, read_features
 from speech_enhancement.data.packed_data import NewPacked, new_packed, open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import log_magnitude
 from speech_enhancement.network_input import frames_and_statistics, targets
 from speech_enhancement.recipe import data_settings, load_recipe, with_n_concat
-from speech_enhancement.workspace import packed_path, read_mixtures, scaler_path
+from speech_enhancement.workspace import features_path, packed_path, read_mixtures, scaler_path
 
 FOLDER = "packed_features/spectrogram/train/0db"
 
@@ -118,19 +129,27 @@ def test_clean_speech_is_packed_as_mixture_and_target(workspace):
 # --- The disk ---------------------------------------------------------------------------------
 
 
-def test_a_system_that_cannot_reserve_space_gets_the_same_file(workspace, monkeypatch):
+def refuse_to_reserve(*arguments):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+@pytest.fixture(params=["reserves", "refuses", "cannot"])
+def space(request, monkeypatch):
+    """A system that reserves disk space, one whose file system refuses to, and one that knows no such call."""
+    if request.param == "refuses":
+        monkeypatch.setattr("os.posix_fallocate", refuse_to_reserve, raising=False)
+    elif request.param == "cannot":
+        monkeypatch.delattr("os.posix_fallocate", raising=False)
+    return request.param
+
+
+def test_every_system_gets_the_same_file(workspace, space):
     expected = (workspace / FOLDER / "data.h5").read_bytes()
-    monkeypatch.delattr("os.posix_fallocate")
     assert pack(workspace, "train", 0, "--n_jobs", 1) == 0
     assert (workspace / FOLDER / "data.h5").read_bytes() == expected
 
 
-@pytest.mark.parametrize("can_reserve", [True, False])
-def test_the_space_of_a_packed_file_is_taken_before_it_is_filled(
-    tmp_path, monkeypatch, can_reserve
-):
-    if not can_reserve:
-        monkeypatch.delattr("os.posix_fallocate", raising=False)
+def test_the_space_of_a_packed_file_is_taken_before_it_is_filled(tmp_path, space):
     shapes, first_rows = {"x": (1000, 7, 257), "y": (1000, 257)}, np.arange(20000)
     with new_packed(str(tmp_path / "data.h5"), shapes, {"n_hop": 3}, first_rows):
         (path,) = tmp_path.iterdir()
@@ -139,10 +158,7 @@ def test_the_space_of_a_packed_file_is_taken_before_it_is_filled(
     assert os.listdir(tmp_path) == ["data.h5"]
 
 
-@pytest.mark.parametrize("can_reserve", [True, False])
-def test_a_file_that_becomes_too_large_leaves_nothing(workspace, capsys, monkeypatch, can_reserve):
-    if not can_reserve:
-        monkeypatch.delattr("os.posix_fallocate", raising=False)
+def test_a_file_that_becomes_too_large_leaves_nothing(workspace, capsys, space):
     before = files_below(workspace)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -152,6 +168,18 @@ def test_a_file_that_becomes_too_large_leaves_nothing(workspace, capsys, monkeyp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     expect_refusal(capsys, status, "data.h5 cannot be written", "larger than the file system")
     assert files_below(workspace) == before
+
+
+def test_features_are_looked_at_before_disk_space_is_taken(workspace, capsys, monkeypatch):
+    monkeypatch.setattr(packed_data, "take_space", None)  # to call it would be an error
+    mixtures = read_mixtures(str(workspace), "train")
+    shortest = min(mixtures, key=n_frames_of)
+    os.remove(features_path(str(workspace), "train", 0, shortest.name))
+    expect_refusal(capsys, pack(workspace), f"{shortest.name}.npz is missing")
+
+    longer = mixtures[0]._replace(noise_offset=mixtures[0].noise_offset + 10**12)
+    write_csv(workspace, [longer])
+    expect_refusal(capsys, pack(workspace), f"expected noise_offset {longer.noise_offset}")
 
 
 def test_a_disk_that_fails_while_rows_are_written_leaves_nothing(workspace, capsys, monkeypatch):
