@@ -299,6 +299,14 @@ def test_the_scaler_is_that_of_all_rows_at_all_snrs(workspace, monkeypatch):
     np.testing.assert_allclose(scaler.statistics_std, statistics.std(axis=0), **close)
     assert scaler.statistics_mean.shape == (4, 257)
 
+    assert pack(workspace, "train", 20, *flags) == 0
+    with (
+        h5py.File(files[0]) as one,
+        h5py.File(files[1]) as two,
+        pytest.raises(InputError, match="of other data"),
+    ):
+        read_scaler(str(workspace), [0, 20], [one, two])
+
 
 def test_a_bin_that_never_changes_has_a_deviation_of_one(workspace):
     with h5py.File(workspace / FOLDER / "data.h5", "r+") as packed:
