@@ -5,11 +5,12 @@ import os
 
 import numpy as np
 
-from speech_enhancement.command_line import add_step, decibels, positive_int, run_step, say, track
+from speech_enhancement.command_line import add_step, decibels, positive_int, run_step
 from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.evaluation.measures import MEASURES, require_pesq
 from speech_enhancement.evaluation.report import report
 from speech_enhancement.files import write_text
+from speech_enhancement.progress import say, track
 from speech_enhancement.workspace import (
     KEY_COLUMNS,
     SIGNALS,

@@ -15,10 +15,10 @@ from speech_enhancement.command_line import (
     positive_float,
     positive_int,
     run_step,
-    track,
 )
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.network.export import FORMATS, export
+from speech_enhancement.progress import track
 from speech_enhancement.workspace import (
     Mixture,
     enhanced_path,

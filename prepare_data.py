@@ -10,11 +10,12 @@ from collections.abc import Callable
 import numpy as np
 
 from config import n_overlap, n_window, sample_rate
-from speech_enhancement.command_line import add_step, decibels, positive_int, run_step, track
+from speech_enhancement.command_line import add_step, decibels, positive_int, run_step
 from speech_enhancement.data.draws import draw_noises, draw_segment
 from speech_enhancement.data.packed_data import compute_scaler, pack_features
 from speech_enhancement.errors import InputError
 from speech_enhancement.parallel import in_processes
+from speech_enhancement.progress import track
 from speech_enhancement.workspace import (
     Mixture,
     features_path,

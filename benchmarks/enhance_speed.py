@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import sample_rate, stft_settings
 from main_dnn import SHIPPED_MODEL
-from speech_enhancement.command_line import Progress
 from speech_enhancement.data.audio_files import list_audio, read_audio
 from speech_enhancement.enhancement.recordings import enhance_file
 from speech_enhancement.network.network import Settings, build_network, load_model
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.parallel import n_cores
+from speech_enhancement.progress import Progress
 from speech_enhancement.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,6 @@ import numpy as np
 import soundfile
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
-from speech_enhancement.command_line import track
 from speech_enhancement.errors import (
     InputError,
     MissingFileError,
@@ -27,6 +26,7 @@ from speech_enhancement.evaluation.report_page import (
 )
 from speech_enhancement.files import write_bytes, write_text
 from speech_enhancement.parallel import in_threads
+from speech_enhancement.progress import track
 from speech_enhancement.workspace import (
     KEY_COLUMNS,
     SIGNALS,

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import stft_settings
-from speech_enhancement.command_line import say, track
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import read_npz, replacing, write_text
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import make_loss
 from speech_enhancement.network.network import Settings, build_network, save_model
 from speech_enhancement.network_input import Scaler
+from speech_enhancement.progress import say, track
 from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import Share
 from speech_enhancement.workspace import (

@@ -3,13 +3,13 @@
 import dataclasses
 import os
 
-from speech_enhancement.command_line import say
 from speech_enhancement.data.audio_files import AudioCache, list_audio
 from speech_enhancement.data.draws import held_out_speech
 from speech_enhancement.data.packed_data import read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.keras_backend import has_bfloat16, import_keras
 from speech_enhancement.parallel import ahead
+from speech_enhancement.progress import say
 from speech_enhancement.recipe import Recipe, load_recipe, with_n_concat
 from speech_enhancement.training.on_the_fly import MixtureStream, Snrs
 from speech_enhancement.training.packed_batches import (
