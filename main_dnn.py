@@ -202,17 +202,13 @@ def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
 
     The last partial frame is completed with zeros, so no sample is lost.
     """
-    from spectrogram_to_wave import recover_wav
-    from speech_enhancement.features import level_gain, pad_to_whole_frames, peak, stft
+    from speech_enhancement.features import istft, level_gain, pad_to_whole_frames, peak, stft
     from speech_enhancement.network.network import estimate_magnitude
 
     gain = level_gain(peak(mixed)) if settings.recipe.input.level_window_s == 0 else 1.0
     mixture_stft = stft(gain * pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
     magnitude = estimate_magnitude(model, settings, mixture_stft)
-    wave = recover_wav(magnitude, mixture_stft, n_overlap, np.hamming, len(mixed))
-    return wave * (
-        np.sqrt(np.sum(np.hamming(n_window) ** 2)) / gain
-    )  # stft divided by the window's root energy
+    return istft(magnitude, mixture_stft, n_overlap, len(mixed)) / gain
 
 
 def draw_spectrograms(

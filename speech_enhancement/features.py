@@ -6,6 +6,7 @@ Pure functions of arrays: no files, no printing. Arrays are time first.
 import numpy as np
 
 from config import log_epsilon, n_overlap, n_window
+from spectrogram_to_wave import recover_wav
 
 N_FREQ = n_window // 2 + 1  # frequency bins of a frame
 N_HOP = n_window - n_overlap  # samples from one frame to the next
@@ -91,6 +92,34 @@ def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
         part = slice(start, start + FRAMES_AT_ONCE)
         np.fft.rfft(frames[part] * window, out=spectrum[part])
     return spectrum
+
+
+def istft(
+    magnitude: np.ndarray, spectrum: np.ndarray, n_overlap: int, n_samples: int | None = None
+) -> np.ndarray:
+    """Return the wave with given magnitudes and the phase of a spectrum: the inverse of `stft`.
+
+    Args:
+      magnitude: (n_frames, n_freq), on the scale of `stft`.
+      spectrum: (n_frames, n_freq) complex, lends its phase.
+      n_overlap: samples that neighbouring frames share.
+      n_samples: the wave is cut, or filled with zeros, to this length; None keeps all that there is.
+    Returns:
+      (n_samples,) float64.
+    """
+    n_window = 2 * (spectrum.shape[1] - 1)
+    scale = np.sqrt(np.sum(np.hamming(n_window) ** 2))  # stft divides by it
+    return scale * recover_wav(magnitude, spectrum, n_overlap, np.hamming, n_samples)
+
+
+def hz_to_bark(frequency: np.ndarray) -> np.ndarray:
+    """Return frequencies in Hz, any shape, on the Bark scale (Schroeder, 1977)."""
+    return 7 * np.arcsinh(frequency / 650)
+
+
+def bark_to_hz(bark: np.ndarray) -> np.ndarray:
+    """Return what hz_to_bark came from."""
+    return 650 * np.sinh(bark / 7)
 
 
 def pad_to_whole_frames(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from config import stft_settings
-from speech_enhancement.command_line import track
 from speech_enhancement.data.mixture_features import check_features, n_frames_of, read_features
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.features import N_FREQ, RunningStatistics, moments
@@ -31,6 +30,7 @@ from speech_enhancement.network_input import (
     windows_with_statistics,
 )
 from speech_enhancement.parallel import in_processes, in_threads
+from speech_enhancement.progress import track
 from speech_enhancement.recipe import Recipe, data_settings, load_recipe, with_n_concat
 from speech_enhancement.workspace import (
     Mixture,

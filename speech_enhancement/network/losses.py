@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from config import n_window, sample_rate
+from speech_enhancement.features import bark_to_hz, hz_to_bark
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.recipe import Recipe
 
@@ -113,10 +114,10 @@ def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray
     where telephone speech ends, weigh 0.3; those below 100 Hz are left out.
     """
     frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
-    half_barks = 2 * 7 * np.arcsinh(frequency / 650)
+    half_barks = 2 * hz_to_bark(frequency)
     band = np.minimum(half_barks.astype(int), int(np.ceil(half_barks[-1])) - 1)
     used = np.unique(band)
-    centre = 650 * np.sinh((used + 0.5) / 2 / 7)  # Hz
+    centre = bark_to_hz((used + 0.5) / 2)  # Hz
     used, centre = used[centre > 100], centre[centre > 100]
     matrix = (band[:, None] == used) * SPEECH_LEVEL
     return matrix.astype(np.float32), np.where(centre < 3600, 1, 0.3).astype(np.float32)

@@ -10,7 +10,13 @@ import numpy as np
 from config import n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import AudioCache
 from speech_enhancement.errors import InputError
-from speech_enhancement.features import RunningStatistics, mix_at_snr, root_mean_square, stft
+from speech_enhancement.features import (
+    RunningStatistics,
+    hz_to_bark,
+    mix_at_snr,
+    root_mean_square,
+    stft,
+)
 from speech_enhancement.network_input import Scaler, frames_and_statistics, targets
 from speech_enhancement.parallel import in_order_ahead, n_cores
 from speech_enhancement.recipe import Recipe
@@ -25,7 +31,7 @@ BATCHES_PER_BLOCK = SEGMENT_FRAMES // RUN_FRAMES // RUNS_PER_SEGMENT
 N_HOP = n_window - n_overlap
 SEGMENT_SAMPLES = (SEGMENT_FRAMES - 1) * N_HOP + n_window
 N_FREQ = n_window // 2 + 1
-BARK = np.arcsinh(np.arange(N_FREQ) * sample_rate / n_window / 650)  # proportional to Bark
+BARK = hz_to_bark(np.arange(N_FREQ) * sample_rate / n_window)
 OCTAVES = np.log2(
     np.maximum(np.arange(N_FREQ) * sample_rate / n_window, 62.5) / 1000
 )  # above 1 kHz

@@ -1,0 +1,68 @@
+"""The Bark scale and the loudness made from it, and the way back from a spectrum to a wave."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from speech_enhancement.data.audio_files import write_pcm16
+from speech_enhancement.features import (
+    bark_to_hz,
+    hz_to_bark,
+    istft,
+    pad_to_whole_frames,
+    stft,
+)
+from speech_enhancement.network.keras_backend import import_keras
+from speech_enhancement.network.losses import loudness_distance
+
+
+def test_the_bark_scale_is_zwickers_up_to_4_khz():
+    # Zwicker, JASA 33, 1961: edges of the critical bands. Schroeder's formula is within 0.2 of them there.
+    edges = {1: 100, 2: 200, 5: 510, 9: 1080, 13: 2000, 17: 3700}
+    np.testing.assert_allclose(hz_to_bark(np.array([*edges.values()])), [*edges], atol=0.2)
+    np.testing.assert_allclose(bark_to_hz(hz_to_bark(np.array([0, 62.5, 7000]))), [0, 62.5, 7000])
+
+
+def test_loudness_is_that_of_half_bark_bands_weighted_by_their_frequency():
+    # Powers within 20 dB of each other, so that every band is audible.
+    speech, estimate = 10 ** np.random.default_rng(0).uniform(-1, 1, (2, 257))
+    frequency = np.arange(257) * 31.25  # Hz
+    bands = np.floor(14 * np.arcsinh(frequency / 650)).astype(int)
+    bands[-1] = min(bands[-1], int(np.ceil(14 * np.arcsinh(8000 / 650))) - 1)
+    total, weights = 0.0, 0.0
+    centres = {band: 650 * np.sinh((band + 0.5) / 14) for band in sorted(set(bands))}
+    heard = [band for band, centre in centres.items() if centre > 100]
+    powers = {
+        band: [1e6 * audio[bands == band].sum() for audio in (speech, estimate)] for band in heard
+    }
+    level = [sum(power[signal] for power in powers.values()) + 5e3 for signal in (0, 1)]
+    for band, (of_speech, of_estimate) in powers.items():
+        weight = 1 if centres[band] < 3600 else 0.3  # where telephone speech ends
+        aligned = of_estimate * level[0] / level[1]
+        total += weight * ((aligned + 1) ** 0.23 - (of_speech + 1) ** 0.23) ** 2
+        weights += weight
+    found = loudness_distance(speech[None].astype("float32"), estimate[None].astype("float32"))
+    # Loudness of about 25 in single precision.
+    found = float(import_keras().ops.convert_to_numpy(found)[0])
+    assert found == pytest.approx(np.sqrt(total / weights + 1e-4), rel=1e-4)
+
+
+@pytest.mark.parametrize("n_samples", [512, 700, 2000])
+def test_istft_is_the_inverse_of_stft(n_samples):
+    audio = np.random.default_rng(1).uniform(-1, 1, n_samples)
+    spectrum = stft(pad_to_whole_frames(audio, 512, 256), 512, 256)
+    # The window falls to 0.08 at the borders, which amplifies rounding of 64 bits by 12.
+    wave = istft(np.abs(spectrum), spectrum, 256, n_samples)
+    np.testing.assert_allclose(wave, audio, rtol=0, atol=1e-10)
+
+
+def test_samples_of_16_bits_come_out_unchanged_and_loud_ones_are_scaled_down(tmp_path):
+    path = str(tmp_path / "a.wav")
+    exact = np.array([-32768, -1, 0, 1, 32767]) / 32768
+    write_pcm16(path, exact)
+    np.testing.assert_array_equal(soundfile.read(path)[0], exact)
+    write_pcm16(path, 4 * exact)
+    assert soundfile.info(path).subtype == "PCM_16" and soundfile.info(path).samplerate == 16000
+    # The peak, of -4, lies at full scale; half a step of rounding.
+    expected = exact * 32767 / 32768
+    np.testing.assert_allclose(soundfile.read(path)[0], expected, rtol=0, atol=0.5 / 32768)
