@@ -294,8 +294,8 @@ def write_wave(path: str, audio: np.ndarray) -> None:
     write_bytes(path, content)
 
 
-def write_pcm16(path: str, audio: np.ndarray) -> None:
-    """Write (n_samples,) audio as a 16 kHz mono WAV of 16 bits, scaled down where it exceeds full scale.
+def write_pcm16(path: str, audio: np.ndarray, rate: int = sample_rate) -> None:
+    """Write (n_samples,) audio as a mono WAV of 16 bits, scaled down where it exceeds full scale.
 
     Audio of 16 bits that was read as floats comes out unchanged.
     """
@@ -303,7 +303,7 @@ def write_pcm16(path: str, audio: np.ndarray) -> None:
     samples = audio * (32767 / 32768 / peak) if peak > 1 else audio
     integers = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
-    soundfile.write(buffer, integers, sample_rate, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, integers, rate, format="WAV", subtype="PCM_16")
     write_bytes(path, buffer.getvalue())
 
 

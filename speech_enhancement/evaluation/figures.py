@@ -2,51 +2,170 @@
 
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
+from speech_enhancement.errors import InputError
 from speech_enhancement.files import write_bytes
+from speech_enhancement.workspace import (
+    find_training,
+    parse_number,
+    read_table,
+    training_figure_path,
+    training_stats_path,
+)
 
+COLOUR_MAP = "magma"
 COLOUR_RANGE_DB = 80  # below the loudest point of the mixture
+N_COLOURS = 64  # of a picture of the report: steps of 1.25 dB
+MAX_COLUMNS = 2000  # of such a picture; longer ones show the loudest of neighbouring frames
+
+
+# --- Spectrograms -----------------------------------------------------------------------------
 
 
 def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) -> None:
-    """Draw log-magnitude spectrograms one below the other, with one colour scale in dB.
+    """Draw spectrograms one below the other, in dB below the loudest point of the first.
 
     Args:
       path: PNG file to write.
-      magnitudes: by name, each (n_frames, n_freq).
+      magnitudes: by name, each (n_frames, n_freq); the first is the mixture.
       title: a line above them.
     """
+    from librosa.display import specshow
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.6 * len(magnitudes)), layout="constrained")
     all_axes = figure.subplots(len(magnitudes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    levels = {
-        name: 20 * np.log10(magnitude + log_epsilon) for name, magnitude in magnitudes.items()
-    }
-    top = float(np.max(next(iter(levels.values()))))
-    seconds_per_frame = (n_window - n_overlap) / sample_rate
-    for axes, (name, level) in zip(all_axes, levels.items(), strict=True):
-        # Frame k is centred on sample k * hop + n_window / 2.
-        begin = (n_window / 2 / sample_rate) - seconds_per_frame / 2
-        extent = (begin, begin + len(level) * seconds_per_frame, 0, sample_rate / 2000)
-        image = axes.imshow(
-            level.T,
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            vmin=top - COLOUR_RANGE_DB,
-            vmax=top,
-            cmap="magma",
+    loudest = float(np.max(next(iter(magnitudes.values()))))
+    for axes, (name, magnitude) in zip(all_axes, magnitudes.items(), strict=True):
+        image = specshow(
+            level_db(magnitude, loudest).T,
+            ax=axes,
+            x_coords=frame_times(len(magnitude)),
+            x_axis="s",
+            y_axis="hz",
+            sr=sample_rate,
+            vmin=-COLOUR_RANGE_DB,
+            vmax=0,
+            cmap=COLOUR_MAP,
         )
         axes.set_title(name, loc="left", fontsize="medium")
-        axes.set_ylabel("frequency (kHz)")
+        axes.set(xlabel="", ylabel="frequency (Hz)")
+        axes.label_outer()
     all_axes[-1].set_xlabel("time (s)")
     figure.colorbar(image, ax=list(all_axes), label="magnitude (dB)")
     figure.suptitle(title, parse_math=False)
     _save(path, figure)
+
+
+def level_db(magnitudes: np.ndarray, loudest: float) -> np.ndarray:
+    """Return magnitudes of any shape in dB relative to the loudest."""
+    import librosa
+
+    return librosa.amplitude_to_db(magnitudes, ref=loudest, amin=log_epsilon, top_db=None)
+
+
+def frame_times(n_frames: int) -> np.ndarray:
+    """Return the time of the middle of each frame in seconds."""
+    return (np.arange(n_frames) * (n_window - n_overlap) + n_window / 2) / sample_rate
+
+
+def save_plain_spectrogram(path: str, magnitudes: np.ndarray, loudest: float) -> None:
+    """Write a spectrogram as a picture without axes: one column a frame, 0 Hz at the bottom.
+
+    Args:
+      path: PNG file to write.
+      magnitudes: (n_frames, n_freq).
+      loudest: magnitude of the brightest colour; COLOUR_RANGE_DB below it is the darkest.
+    """
+    from PIL import Image
+
+    if len(magnitudes) > MAX_COLUMNS:
+        starts = np.arange(MAX_COLUMNS) * len(magnitudes) // MAX_COLUMNS
+        magnitudes = np.maximum.reduceat(magnitudes, starts)
+    shares = 1 + level_db(magnitudes, loudest) / COLOUR_RANGE_DB  # 0 to 1
+    indices = np.clip(shares * N_COLOURS, 0, N_COLOURS - 1).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(indices.T[::-1]))
+    image.putpalette(bytes.fromhex("".join(colours()).replace("#", "")))
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    write_bytes(path, buffer.getvalue())
+
+
+def colours() -> list[str]:
+    """Return the colours of a plain spectrogram from quiet to loud, as #rrggbb."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colour) for colour in colormaps[COLOUR_MAP](np.linspace(0, 1, N_COLOURS))]
+
+
+# --- The training curve -----------------------------------------------------------------------
+
+
+class LoggedLosses(NamedTuple):
+    """What a training recorded: its name, the iterations, and the losses at them by name."""
+
+    tr_name: str
+    iterations: list[float]
+    losses: dict[str, list[float]]
+
+
+def read_losses(workspace: str, tr_name: str) -> LoggedLosses:
+    """Read the losses that a training recorded.
+
+    Raises:
+      InputError: the file is missing or malformed.
+    """
+    columns, rows = read_table(training_stats_path(workspace, tr_name), ",", made_by="train")
+    numbers = [[parse_number(field, where) for field in fields] for where, fields in rows]
+    iterations, *losses = ([row[index] for row in numbers] for index in range(len(columns)))
+    return LoggedLosses(tr_name, iterations, dict(zip(columns[1:], losses, strict=True)))
+
+
+def plot_training_stat(
+    workspace: str,
+    tr_snr: list[float] | None = None,
+    bgn_iter: int = 0,
+    fin_iter: int | None = None,
+    interval_iter: int = 1,
+) -> None:
+    """Draw the losses against the iteration.
+
+    Args:
+      workspace: folder with training_stats/; the picture goes to figures/.
+      tr_snr: signal-to-noise ratios of the training in dB; None takes the only training there is.
+      bgn_iter, fin_iter, interval_iter: the iterations range(bgn_iter, fin_iter, interval_iter);
+        fin_iter itself is left out; None draws to the end.
+    Raises:
+      InputError: no recorded iteration is among them.
+    """
+    tr_name = find_training(workspace, tr_snr)
+    source = training_stats_path(workspace, tr_name)
+    _, iterations, losses = read_losses(workspace, tr_name)
+    if not iterations:
+        raise InputError(f"{source} has a header and no iteration; run train again")
+    end = max(iterations) + 1 if fin_iter is None else fin_iter
+    kept = [
+        bgn_iter <= iteration < end and (iteration - bgn_iter) % interval_iter == 0
+        for iteration in iterations
+    ]
+    if not any(kept):
+        raise InputError(
+            f"{source} has no iteration in range({bgn_iter}, {end:g}, {interval_iter}); "
+            f"it has {', '.join(f'{value:g}' for value in iterations)}"
+        )
+
+    iterations, *losses_kept = (
+        [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
+        for values in (iterations, *losses.values())
+    )
+    path = training_figure_path(workspace, tr_name)
+    save_training_curve(path, iterations, dict(zip(losses, losses_kept, strict=True)))
+    print(f"{len(iterations)} evaluations -> {path}")
 
 
 def save_training_curve(path: str, iterations: list[float], losses: dict[str, list[float]]) -> None:

@@ -1,26 +1,22 @@
 """Objective scores of one wave against its clean reference, as arrays; PESQ comes from the ITU-T's program.
 
 PESQ, STOI, ESTOI and SI-SDR do not depend on the level of the degraded wave. Segmental SNR and log-spectral
-distortion do: `at_level_in` brings the reference to the level at which it stands in the degraded wave.
+distortion do: `at_level_in` brings the reference to the level that it has in the degraded wave.
 """
 
-import contextlib
-import io
 import os
 import re
-import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
 from config import n_overlap, n_window, sample_rate
+from speech_enhancement.data.audio_files import write_pcm16
 from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.features import stft
-from speech_enhancement.files import write_bytes
 
 
 class Measure(NamedTuple):
@@ -43,6 +39,7 @@ MEASURES = {  # by column of scores.csv
 }
 SCORE_COLUMNS = list(MEASURES)
 PESQ_COLUMNS = SCORE_COLUMNS[:3]
+PESQ = str(Path(__file__).resolve().parents[2] / "pesq")  # where pesq_tool/build.sh puts it
 
 _ROUNDING = (
     1e-20  # share of an energy, -200 dB: less than this is what the rounding of 64-bit sums leaves
@@ -96,7 +93,7 @@ def pesq_scores(
     """
     with _temporary_folder() as folder:
         for name, audio in (("ref.wav", reference), ("deg.wav", degraded)):
-            _write_pcm16(os.path.join(folder, name), audio, rate)
+            write_pcm16(os.path.join(folder, name), audio, rate)
         narrow = _run_pesq(program, folder, f"+{rate}")
         raw, *lqo = _numbers_after(r"(?:Raw MOS, MOS-LQO\)|PESQ_MOS)\s*:?\s*=", narrow)
         wide = _run_pesq(program, folder, f"+{rate}", "+wb") if lqo and rate == sample_rate else ""
@@ -107,19 +104,14 @@ def pesq_scores(
     }
 
 
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[str]:
-    """Make a folder for the time of the block."""
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    """Return a context manager that makes a folder for the time of a block."""
     try:
-        folder = tempfile.mkdtemp(prefix="pesq-")
+        return tempfile.TemporaryDirectory(prefix="pesq-")
     except OSError as error:
         raise InputError(
             f"no temporary folder for PESQ ({error.strerror}); set TMPDIR to one with space"
         ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def mos_lqo(raw_mos: float) -> float:
@@ -152,16 +144,6 @@ def _numbers_after(label: str, output: str) -> list[float]:
     if found is None:
         raise UnscorableError(f"PESQ printed no score: {' '.join(output.split())[-200:]}")
     return [float(number) for number in found.groups() if number is not None]
-
-
-def _write_pcm16(path: str, audio: np.ndarray, rate: int) -> None:
-    """Write 16-bit mono RIFF; a file of 16-bit samples that was read as floats comes out unchanged."""
-    peak = float(np.max(np.abs(audio)))
-    samples = audio * (32767 / 32768 / peak) if peak > 1 else audio
-    integers = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, integers, rate, format="WAV", subtype="PCM_16")
-    write_bytes(path, buffer.getvalue())
 
 
 # --- Intelligibility --------------------------------------------------------------------------
@@ -234,14 +216,14 @@ def _normalized(values: np.ndarray, axis: int) -> np.ndarray:
 # --- Ratios in decibels -----------------------------------------------------------------------
 
 
-def at_level_in(degraded: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the reference at the level at which it stands in the degraded wave.
+def at_level_in(reference: np.ndarray, degraded: np.ndarray) -> np.ndarray:
+    """Return the reference at the level that it has in the degraded wave.
 
     This is the least-squares projection of `degraded` on `reference`, both without their mean: the
     "target" of SI-SDR.
 
     Args:
-      degraded, reference: (n_samples,) float64.
+      reference, degraded: (n_samples,) float64.
     Raises:
       UnscorableError: one of the waves is constant, or nothing of the reference is left in the degraded one.
     """
@@ -272,7 +254,7 @@ def si_sdr(reference: np.ndarray, degraded: np.ndarray) -> float:
     Reference:
       Le Roux, Wisdom, Erdogan and Hershey, "SDR - half-baked or well done?", ICASSP 2019.
     """
-    target = _without_mean(at_level_in(degraded, reference))
+    target = _without_mean(at_level_in(reference, degraded))
     kept, lost = np.sum(target**2), np.sum((_without_mean(degraded) - target) ** 2)
     if lost <= _ROUNDING * kept:
         raise UnscorableError("the two waves are the same, up to their level")

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+import tempfile
 
 import numpy as np
 import pytest
@@ -24,6 +25,15 @@ from speech_enhancement.evaluation.scoring import score_wave
 from speech_enhancement.workspace import scores_path
 
 
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder that temporary folders are made in."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 def golden_pairs():
     with open(GOLDEN / "pesq_pairs.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -36,7 +46,7 @@ def read_rows(workspace):
 
 @needs_pesq
 @pytest.mark.parametrize("row", golden_pairs(), ids=lambda row: row["degraded"])
-def test_scores_are_the_itus(tmp_path, row):
+def test_scores_are_the_itus(temporary, row):
     paths = str(GOLDEN / row["reference"]), str(GOLDEN / row["degraded"])
     scores, problems = score_wave(str(PESQ), *paths)
     assert not problems
@@ -45,24 +55,23 @@ def test_scores_are_the_itus(tmp_path, row):
             float(row[name]), abs=0.002
         )  # the third decimal may round the other way
     assert scores["stoi"] == pytest.approx(float(row["stoi"]), abs=1e-4)  # given to four decimals
-    assert not list(tmp_path.iterdir())
+    assert not list(temporary.iterdir())
 
 
 @needs_pesq
-def test_a_deep_temporary_folder_changes_no_score(tmp_path, monkeypatch):
+def test_a_deep_folder_changes_no_score(tmp_path, monkeypatch):
     reference, degraded = (
         read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded")
     )
     near = pesq_scores(str(PESQ), reference, degraded)
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
-    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
     assert pesq_scores(str(PESQ), reference, degraded) == near
-    assert not list(deep.iterdir())
 
 
 @needs_pesq
-def test_loud_waves_are_scaled_instead_of_clipped(tmp_path):
+def test_loud_waves_are_scaled_instead_of_clipped():
     reference, degraded = (
         read_audio(str(GOLDEN / golden_pairs()[0][key])) for key in ("reference", "degraded")
     )
@@ -97,10 +106,11 @@ def test_the_program_of_2002_is_understood(tmp_path):
 @pytest.mark.parametrize(
     "script", ["echo An error of type 5; exit 1", "echo nothing to read", "kill -9 $$"]
 )
-def test_a_program_that_fails_scores_nothing(tmp_path, script):
+def test_a_program_that_fails_scores_nothing(tmp_path, temporary, script):
     program = fake_pesq(tmp_path / "pesq", script)
     with pytest.raises(UnscorableError):
         pesq_scores(program, np.ones(9), np.ones(9))
+    assert not list(temporary.iterdir())
 
 
 @needs_pesq

@@ -121,7 +121,7 @@ def test_the_reference_is_brought_to_its_level_in_the_degraded_wave():
     degraded = 0.2 * (reference + orthogonal_noise(reference)) + 0.1
     # Rounding of 64-bit sums over 16000 samples of order 1.
     np.testing.assert_allclose(
-        at_level_in(degraded, reference), 0.2 * reference, rtol=0, atol=1e-12
+        at_level_in(reference, degraded), 0.2 * reference, rtol=0, atol=1e-12
     )
 
 

@@ -14,9 +14,11 @@ from PIL import Image
 
 from speech_enhancement.data.audio_files import write_wave
 from speech_enhancement.data.mixture_features import read_features
-from speech_enhancement.evaluation import report
-from speech_enhancement.evaluation.charts import bar_chart, line_chart, ticks
-from speech_enhancement.evaluation.report import place_in_time, write_spectrogram
+from speech_enhancement.evaluation import report_files
+from speech_enhancement.evaluation.figures import save_plain_spectrogram
+from speech_enhancement.evaluation.report_files import place_in_time
+from speech_enhancement.evaluation.report_page import Axis, Page, page_text, ticks
+from speech_enhancement.evaluation.score_table import ScoreTable
 from speech_enhancement.features import stft
 from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
 
@@ -112,7 +114,7 @@ class Parsed(HTMLParser):
     def handle_data(self, data):
         self.text += data
         if self.tables and self.tables[-1] and self.tables[-1][-1]:
-            self.tables[-1][-1][-1] += data
+            self.tables[-1][-1][-1] += data.strip("\n")
 
 
 def wave_paths(folder, number):
@@ -183,7 +185,7 @@ def test_a_spectrogram_shows_a_click_where_it_is_heard(tmp_path):
     audio = np.zeros(16000)
     audio[9000] = 1.0
     magnitudes = np.abs(stft(audio, 512, 256))
-    write_spectrogram(str(tmp_path / "s.png"), magnitudes, float(20 * np.log10(magnitudes.max())))
+    save_plain_spectrogram(str(tmp_path / "s.png"), magnitudes, magnitudes.max())
     picture = np.asarray(Image.open(tmp_path / "s.png"))
     assert (
         picture.shape == (257, len(magnitudes)) and picture.max() == 63 and picture[:, 0].max() == 0
@@ -197,7 +199,7 @@ def test_low_frequencies_are_at_the_bottom_and_long_pictures_keep_short_sounds(t
     magnitudes = np.full((6500, 257), 1e-6)
     magnitudes[:, 0] = 1.0
     magnitudes[3333, 128] = 1.0
-    write_spectrogram(str(tmp_path / "s.png"), magnitudes, 0.0)
+    save_plain_spectrogram(str(tmp_path / "s.png"), magnitudes, 1.0)
     picture = np.asarray(Image.open(tmp_path / "s.png"))
     assert picture.shape == (257, 2000)
     assert picture[256].min() == 63 and picture[128].max() == 63 and np.sum(picture[:256] > 0) == 1
@@ -224,7 +226,7 @@ def test_a_report_that_is_killed_has_no_page(workspace, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "write_test_file", killed)
+    monkeypatch.setattr(report_files, "write_test_file", killed)
     with pytest.raises(KeyboardInterrupt):
         write_report(workspace)
     assert not (workspace / "report/index.html").exists()
@@ -265,23 +267,70 @@ def test_less_distortion_is_better(page):
     } <= gains
 
 
-def test_charts_are_to_scale():
-    chart = bar_chart("gain", [("a", 1.0, 0.5, "better"), ("<b>", -0.5, 0.0, "worse")], ".2f")
-    (long, short) = (float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)%"', chart))
-    assert long == pytest.approx(2 * short, abs=0.02)
-    (left, right) = re.search(r'class="spread" x1="([\d.]+)%" x2="([\d.]+)%"', chart).groups()
-    assert float(right) - float(left) == pytest.approx(
-        long, abs=0.02
-    )  # one deviation to either side
-    assert "<b>" not in chart and "-0.50 ± 0.00" in chart
-    points = re.findall(
-        r'cx="([\d.]+)%" cy="([\d.]+)"',
-        line_chart("gain", [(-5, 1, 0), (0, 3, 0), (5, 2, 0)], "dB", ".1f"),
-    )
-    x, y = np.array(points, float).T
-    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
+def svg(css, tables):
+    """Return the first chart of a page with the gains of each table, {SNR: {(speech, noise): gain in PESQ}}."""
+    tables = {
+        snr: ScoreTable(
+            ["pesq_raw_mos"],
+            {
+                pair: {"noisy": {"pesq_raw_mos": 2.0}, "enhanced": {"pesq_raw_mos": 2.0 + gain}}
+                for pair, gain in gains.items()
+            },
+        )
+        for snr, gains in tables.items()
+    }
+    text = page_text(Page(0, tables[0], [], tables, {}, ["#000000"]))
+    return re.search(f'<svg class="{css}".*?</svg>', text, re.DOTALL)[0]
+
+
+def test_bars_are_to_scale():
+    gains = {("p", "a"): 0.5, ("q", "a"): 1.5, ("p", "<b>"): -0.5}
+    chart = svg("bars", {0: gains})
+    bars = re.findall(r'<rect class="bar (\w+)" x="([\d.]+)%" [^>]*width="([\d.]+)%"', chart)
+    (better, right_of, long), (worse, left_of, short) = bars
+    assert (better, worse) == ("better", "worse")
+    # Numbers have two decimals.
+    assert float(long) == pytest.approx(2 * float(short), abs=0.02)
+    zero = float(re.search(r'class="zero" x1="([\d.]+)%"', chart)[1])
+    assert float(right_of) == zero
+    assert float(left_of) + float(short) == pytest.approx(zero, abs=0.02)
+    spread = re.search(r'class="spread" x1="([\d.]+)%" x2="([\d.]+)%"', chart)
+    begin, end = map(float, spread.groups())
+    # A deviation of 0.5 to either side of a mean of 1, whose bar is as long.
+    assert end - begin == pytest.approx(float(long), abs=0.02)
+    assert (begin + end) / 2 == pytest.approx(zero + float(long), abs=0.02)
+    assert "<b>" not in chart and "-0.50 ± 0.00" in chart and "+1.00 ± 0.50" in chart
+    assert 'aria-label="gain in PESQ per noise: a +1.00; &lt;b&gt; -0.50"' in chart
+
+
+def test_lines_are_to_scale():
+    chart = svg("lines", {-5: {("p", "a"): 1}, 0: {("p", "a"): 3}, 5: {("p", "a"): 2}})
+    x, y = np.array(re.findall(r'cx="([\d.]+)%" cy="([\d.]+)"', chart), float).T
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02) and x[0] < x[1]
+    # One decimal; less is further down.
     assert y[0] - y[1] == pytest.approx(2 * (y[2] - y[1]), abs=0.2) and y[1] < y[2] < y[0]
+    pieces = re.findall(
+        r'class="curve" x1="([\d.]+)%" y1="([\d.]+)" x2="([\d.]+)%" y2="([\d.]+)"', chart
+    )
+    np.testing.assert_array_equal(
+        np.array(pieces, float), np.stack([x[:-1], y[:-1], x[1:], y[1:]], axis=1)
+    )
+
+
+@pytest.mark.parametrize(
+    "values, low, high",
+    [([1, 3], 0, 3.12), ([-1, 3], -1.16, 3.16), ([-2, -1], -2.08, 0), ([0], 0, 1)],
+)
+def test_an_axis_holds_zero_and_a_margin_beyond_the_values(values, low, high):
+    axis = Axis(values)
+    # Rounding of 64 bits.
+    assert (axis.low, axis.high) == pytest.approx((low, high), abs=1e-12)
+    assert (axis.place(low), axis.place(high)) == pytest.approx((0, 1), abs=1e-12)
+
+
+def test_ticks_are_round_numbers_within_the_range():
     assert ticks(0, 3, 6) == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    assert ticks(-0.13, 0.31) == pytest.approx([-0.1, 0, 0.1, 0.2, 0.3])
 
 
 def test_gain_against_snr_is_drawn_once_there_are_several(workspace):
