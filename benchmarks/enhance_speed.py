@@ -74,11 +74,11 @@ def run_logmmse(source: Path, target: Path) -> None:
     soundfile.write(target, np.concatenate(minutes), rate, subtype="PCM_16")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the real-time factors and their ratios to log-MMSE's."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    ).parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, Progress(10**9, "s") as progress:
         source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
         make_recording(source)

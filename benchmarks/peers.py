@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import quality
 import soxr
 
-import evaluate
 from speech_enhancement.data.audio_files import read_audio, write_wave
 from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
 
@@ -115,11 +114,10 @@ def run_peer(name: str, corpus: Path, out: Path, pesq: str) -> None:
         enhanced = PEERS[name](mixed.astype(np.float64))[delay : delay + len(mixed)]
         enhanced = np.pad(enhanced, (0, len(mixed) - len(enhanced)))
         write_wave(enhanced_path(str(workspace), 0, mixture_name), enhanced)
-    where = ("--workspace", workspace, "--speech_dir", corpus / "test_speech")
-    quality.run(evaluate, "calculate_pesq", *where, "--te_snr", 0, "--pesq", pesq)
+    quality.score_test_set(corpus, workspace, 0, pesq)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the peers that are asked for, then print the tables at 0 dB of all that were scored."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -137,10 +135,10 @@ def main() -> None:
         help=", ".join(PEERS),
     )
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for name in arguments.only:
         run_peer(name, arguments.corpus, arguments.out, arguments.pesq)
-    rows = quality.collect(arguments.corpus, arguments.out)
+    rows = quality.collect(arguments.out)
     for noises in ("", "noisex"):
         quality.print_table(rows, 0, noises)
 

@@ -11,13 +11,14 @@ number of iterations on the same mixtures. Nothing is chosen on the test set.
 """
 
 import argparse
-import csv
+import dataclasses
 import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,10 +26,18 @@ import evaluate
 import main_dnn
 import prepare_data
 from speech_enhancement.data.audio_files import list_audio, read_audio, write_wave
-from speech_enhancement.evaluation.measures import si_sdr
+from speech_enhancement.evaluation.score_table import read_score_table
+from speech_enhancement.files import write_text
 from speech_enhancement.recipe import load_recipe
-from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+from speech_enhancement.workspace import (
+    csv_text,
+    enhanced_path,
+    mixed_audio_path,
+    read_mixtures,
+    scores_path,
+)
 
+KEYS = ("system", "snr", "speech", "noise")  # of quality.csv; the measures follow them
 MEASURES = ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi", "si_sdr")
 SNRS = (-5, 0, 5, 10, 15, 20)  # dB
 LADDER = {  # name: what is changed against the row before
@@ -75,8 +84,6 @@ def ladder_recipe(name: str) -> dict:
 
 def recipe_dict(name: str) -> dict:
     """Return a shipped recipe as nested dictionaries."""
-    import dataclasses
-
     return dataclasses.asdict(load_recipe(name))
 
 
@@ -104,9 +111,9 @@ def check(status: int) -> None:
         raise SystemExit(status)
 
 
-def run(script, step: str, *flags) -> None:
-    """Run a step of the pipeline in this process."""
-    check(script.main([step, *map(str, flags)]))
+def run(script, step: str, *flags: str, **values) -> None:
+    """Run a step of the pipeline in this process, with --name=value for each of the values."""
+    check(script.main([step, *flags, *(f"--{name}={value}" for name, value in values.items())]))
 
 
 def training_noise_dir(corpus: Path, out: Path) -> Path:
@@ -121,43 +128,25 @@ def training_noise_dir(corpus: Path, out: Path) -> Path:
 
 def prepare_test_set(corpus: Path, workspace: Path, snrs: list[float]) -> None:
     """Mix the test set at each SNR: every test speech with every test noise."""
-    folders = (
-        "--speech_dir",
-        corpus / "test_speech",
-        "--noise_dir",
-        corpus / "test_noise",
-        "--data_type",
-        "test",
-    )
-    run(prepare_data, "create_mixture_csv", "--workspace", workspace, *folders)
+    places = {
+        "workspace": workspace,
+        "speech_dir": corpus / "test_speech",
+        "noise_dir": corpus / "test_noise",
+        "data_type": "test",
+    }
+    run(prepare_data, "create_mixture_csv", **places)
     for snr in snrs:
-        run(
-            prepare_data,
-            "calculate_mixture_features",
-            "--workspace",
-            workspace,
-            *folders,
-            f"--snr={snr}",
-        )
+        run(prepare_data, "calculate_mixture_features", **places, snr=snr)
 
 
 def prepare_training_set(corpus: Path, workspace: Path, noise_dir: Path) -> None:
     """Prepare the packed training set of the original: 0 dB, two noises for each speech."""
-    folders = (
-        "--speech_dir",
-        corpus / "train_speech",
-        "--noise_dir",
-        noise_dir,
-        "--data_type",
-        "train",
-    )
-    common = ("--workspace", workspace, "--data_type", "train", "--snr", 0)
-    run(
-        prepare_data, "create_mixture_csv", "--workspace", workspace, *folders, "--magnification", 2
-    )
-    run(prepare_data, "calculate_mixture_features", "--workspace", workspace, *folders, "--snr", 0)
-    run(prepare_data, "pack_features", *common, "--n_hop", 3)
-    run(prepare_data, "compute_scaler", *common)
+    common = {"workspace": workspace, "data_type": "train"}
+    places = {**common, "speech_dir": corpus / "train_speech", "noise_dir": noise_dir}
+    run(prepare_data, "create_mixture_csv", **places, magnification=2)
+    run(prepare_data, "calculate_mixture_features", **places, snr=0)
+    run(prepare_data, "pack_features", **common, snr=0, n_hop=3)
+    run(prepare_data, "compute_scaler", **common, snr=0)
 
 
 def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int) -> None:
@@ -165,54 +154,22 @@ def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int
     recipe = workspace / "recipe.toml"
     write_recipe(recipe, ladder_recipe(name) if name in LADDER else recipe_dict(name))
     noise_dir = training_noise_dir(corpus, out)
-    flags = [
-        "--workspace",
-        workspace,
-        "--te_snr",
-        0,
-        "--recipe",
-        recipe,
-        "--n_iterations",
-        n_iterations,
-    ]
-    flags += [
-        "--eval_every",
-        max(1, n_iterations // 10),
-        "--save_every",
-        max(1, n_iterations // 4),
-        "--keep",
-        1,
-    ]
-    run(
-        prepare_data,
-        "pack_features",
-        "--workspace",
-        workspace,
-        "--data_type",
-        "test",
-        "--snr",
-        0,
-        "--recipe",
-        recipe,
-    )
+    run(prepare_data, "pack_features", workspace=workspace, data_type="test", snr=0, recipe=recipe)
+
+    flags, values = [], {"workspace": workspace, "te_snr": 0, "recipe": recipe}
+    values |= {"n_iterations": n_iterations, "eval_every": max(1, n_iterations // 10)}
+    values |= {"save_every": max(1, n_iterations // 4), "keep": 1}
     if name == "original":
         if not (workspace / "packed_features/spectrogram/train/0db/scaler.npz").exists():
             prepare_training_set(corpus, workspace, noise_dir)
     else:
-        flags += [
-            "--on_the_fly",
-            "--speech_dir",
-            corpus / "train_speech",
-            "--noise_dir",
-            noise_dir,
-            "--cache_mb",
-            2000,
-        ]
+        flags.append("--on_the_fly")
+        values |= {"speech_dir": corpus / "train_speech", "noise_dir": noise_dir, "cache_mb": 2000}
     if name in LONG:
-        flags += ["--valid_fraction", 0.1]
+        values["valid_fraction"] = 0.1
     if list(workspace.glob("models/*/state.npz")):
         flags.append("--resume")
-    run(main_dnn, "train", *flags)
+    run(main_dnn, "train", *flags, **values)
 
 
 def iteration_to_score(name: str, workspace: Path, n_iterations: int) -> int | str:
@@ -251,71 +208,55 @@ def run_system(
             enhance_with_logmmse(workspace, snr)
         else:
             iteration = iteration_to_score(name, workspace, n_iterations)
-            run(
-                main_dnn,
-                "inference",
-                "--workspace",
-                workspace,
-                f"--te_snr={snr}",
-                "--iteration",
-                iteration,
-            )
-        speech_dir = corpus / "test_speech"
-        run(
-            evaluate,
-            "calculate_pesq",
-            "--workspace",
-            workspace,
-            "--speech_dir",
-            speech_dir,
-            f"--te_snr={snr}",
-            "--pesq",
-            pesq,
-        )
+            run(main_dnn, "inference", workspace=workspace, te_snr=snr, iteration=iteration)
+        score_test_set(corpus, workspace, snr, pesq)
+
+
+def score_test_set(corpus: Path, workspace: Path, snr: float, pesq: str) -> None:
+    """Score the enhanced test set at an SNR."""
+    run(
+        evaluate,
+        "calculate_pesq",
+        workspace=workspace,
+        speech_dir=corpus / "test_speech",
+        te_snr=snr,
+        pesq=pesq,
+    )
 
 
 # --- Scores ---------------------------------------------------------------------------------------
 
 
-def collect(corpus: Path, out: Path) -> list[dict]:
-    """Read the scores of all workspaces, add SI-SDR, write quality.csv; noisy waves are the system "unprocessed"."""
+def collect(out: Path) -> list[dict]:
+    """Read the scores of all workspaces, write quality.csv; noisy waves are the system "unprocessed"."""
     rows = {}
     for path in sorted(out.glob("*/scores/test/*/scores.csv")):
-        workspace, snr = path.parents[3], float(path.parent.name.removesuffix("db"))
-        names = {
-            tuple(mixture[:2]): mixture.name for mixture in read_mixtures(str(workspace), "test")
-        }
-        with open(path, encoding="utf-8") as file:
-            scores = [row for row in csv.DictReader(file) if row["pesq_raw_mos"]]
-        for row in scores:
-            noisy, pair = row["signal"] == "noisy", (row["speech_name"], row["noise_name"])
-            key = ("unprocessed" if noisy else workspace.name, snr, *pair)
-            if key not in rows:
-                place = (
-                    (str(workspace), "test", snr, names[pair])
-                    if noisy
-                    else (str(workspace), snr, names[pair])
-                )
-                degraded = read_audio(
-                    (mixed_audio_path if noisy else enhanced_path)(*place)
-                ).astype(np.float64)
-                reference = read_audio(str(corpus / "test_speech" / pair[0])).astype(np.float64)
-                rows[key] = dict(zip(("system", "snr", "speech", "noise"), key, strict=True))
-                rows[key] |= {name: float(row[name]) for name in MEASURES[:-1] if row[name]}
-                rows[key]["si_sdr"] = si_sdr(reference, degraded)
-    with open(out / "quality.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["system", "snr", "speech", "noise", *MEASURES])
-        writer.writeheader()
-        writer.writerows(rows.values())
+        workspace, snr = path.parents[3].name, float(path.parent.name.removesuffix("db"))
+        for pair, signals in read_score_table(str(path)).of_files.items():
+            for signal, scores in signals.items():
+                key = ("unprocessed" if signal == "noisy" else workspace, snr, *pair)
+                if "pesq_raw_mos" in scores and key not in rows:
+                    rows[key] = dict(zip(KEYS, key, strict=True))
+                    rows[key] |= {name: scores[name] for name in MEASURES if name in scores}
+    write_text(
+        str(out / "quality.csv"),
+        csv_text(
+            [*KEYS, *MEASURES],
+            [[row.get(name, "") for name in (*KEYS, *MEASURES)] for row in rows.values()],
+        ),
+    )
     return list(rows.values())
 
 
-def bootstrap_interval(gains: dict[str, list[float]], n_draws: int = 2000) -> tuple[float, float]:
+def bootstrap_interval(gains: dict[str, list[float]]) -> tuple[float, float]:
     """Return the 95 % interval of a mean gain; utterances are drawn with replacement, each with all its noises."""
-    means = np.array([np.mean(values) for values in gains.values()])
-    rng = np.random.default_rng(0)
-    drawn = means[rng.integers(len(means), size=(n_draws, len(means)))].mean(axis=1)
-    return tuple(np.percentile(drawn, [2.5, 97.5]))
+    means = [np.mean(values) for values in gains.values()]
+    if len(set(means)) == 1:  # nothing to draw from
+        return means[0], means[0]
+    result = scipy.stats.bootstrap(
+        (means,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
+    )
+    return tuple(result.confidence_interval)
 
 
 def print_table(rows: list[dict], snr: float, noises: str) -> None:
@@ -375,7 +316,7 @@ def draw_gain(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the systems that are asked for, then print the tables of all that were scored."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -400,13 +341,13 @@ def main() -> None:
         "--long_iterations", type=int, default=60000, help="of default and original (60000)"
     )
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     list_audio(str(arguments.corpus / "test_speech"), "speech")
     for name in arguments.only:
         n_iterations = arguments.long_iterations if name in LONG else arguments.n_iterations
         snrs = SNRS if name in ("default", "logmmse") else (0,)
         run_system(name, arguments.corpus, arguments.out, snrs, n_iterations, arguments.pesq)
-    rows = collect(arguments.corpus, arguments.out)
+    rows = collect(arguments.out)
     for snr in SNRS:
         for noises in ("", "noisex"):
             print_table(rows, snr, noises)

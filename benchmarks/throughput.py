@@ -26,7 +26,11 @@ from speech_enhancement.parallel import n_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 CUT_S = 3
+RECIPE = "original"  # 3 x 2048 units, batches of 500
+N_MIXTURES = (500, 2000)  # of preparation
+N_WARM_UP = 8  # training steps that are not timed
 N_STEPS = 60  # of training, timed
+N_ITERATIONS = 40  # of the trainings whose memory is measured
 HOURS = (1, 20)
 
 
@@ -88,7 +92,7 @@ def prepare(
 
 
 def measure_preparation(corpus: Path, out: Path) -> None:
-    """Print what the three steps of preparation cost for 500 and 2000 mixtures, on one core and on all.
+    """Print what the three steps of preparation cost for N_MIXTURES, on one core and on all.
 
     Three runs each, taken in turns: on a virtual machine, the system may need much longer to find memory for new files
     in one minute than in the next. The ratio to one job is the median of those of neighbouring runs. Every run
@@ -96,20 +100,21 @@ def measure_preparation(corpus: Path, out: Path) -> None:
     minutes after thousands were removed.
     """
     done = set(out.glob("prepared_*"))
-    sizes, jobs = (500, 2000), (1, n_cores())
-    runs = {(n_mixtures, n_jobs): [] for n_mixtures in sizes for n_jobs in jobs}
+    jobs = (1, n_cores())
+    runs = {(n_mixtures, n_jobs): [] for n_mixtures in N_MIXTURES for n_jobs in jobs}
     for repeat in range(3):
         for kind, of_kind in runs.items():
             of_kind.append(prepare(corpus, out, *kind, f"_{os.getpid()}_{repeat}"))
     print(
-        "| preparation | jobs | s, best and worst | times real time | ms a mixture | to 500 | to one job | peak MB |"
+        "| preparation | jobs | s, best and worst | times real time | ms a mixture "
+        f"| to {N_MIXTURES[0]} | to one job | peak MB |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for (n_mixtures, n_jobs), of_kind in runs.items():
         seconds, memory = (np.array(values) for values in zip(*of_kind, strict=True))
         alone = np.array([second for second, _ in runs[n_mixtures, 1]])
         per_mixture = 1000 * seconds.min() / n_mixtures
-        growth = per_mixture / (1000 * min(runs[500, n_jobs])[0] / 500)
+        growth = per_mixture / (1000 * min(runs[N_MIXTURES[0], n_jobs])[0] / N_MIXTURES[0])
         real_time = " to ".join(
             f"{n_mixtures * CUT_S / value:.0f}" for value in (seconds.max(), seconds.min())
         )
@@ -165,9 +170,9 @@ def long_packed(source: Path, workspace: Path, hours: float) -> None:
     shutil.copy(source / place / "scaler.npz", workspace / place / "scaler.npz")
 
 
-def step_rate(training, batches, n_steps: int = N_STEPS) -> tuple[float, float]:
+def step_rate(training, batches, n_steps: int) -> tuple[float, float]:
     """Return training steps a second on batches of an iterator, after some to warm up, and the share of time waited."""
-    for _ in range(8):
+    for _ in range(N_WARM_UP):
         training.step(next(batches))
     waited, began = 0.0, time.perf_counter()
     for _ in range(n_steps):
@@ -193,14 +198,14 @@ def measure_training(corpus: Path, out: Path) -> None:
     )
 
     workspace = out / "training"
-    test_set(corpus, workspace, "original")
-    packed_from = out / f"prepared_2000_{n_cores()}"
+    test_set(corpus, workspace, RECIPE)
+    packed_from = out / f"prepared_{N_MIXTURES[-1]}_{n_cores()}"
     if not packed_from.exists():
-        prepare(corpus, out, 2000, n_cores())
+        prepare(corpus, out, N_MIXTURES[-1], n_cores())
     for name in ("packed_features/spectrogram/train", "mixture_csvs/train.csv"):
         if not (workspace / name).exists():
             (workspace / name).symlink_to((packed_from / name).resolve())
-    recipe = resolve_recipe("original", [0.0], None, None, None, None)
+    recipe = resolve_recipe(RECIPE, tr_snr=[0.0])
     speech, noise = str(corpus / "train_speech"), str(corpus / "train_noise_free")
     print(
         "| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n|---|---|---|---|"
@@ -211,12 +216,15 @@ def measure_training(corpus: Path, out: Path) -> None:
         fly = on_the_fly_sets(stack, str(workspace), 0, recipe, speech, noise, 0, 0.0, 2000, share)
         for name, (chosen, sets) in (("data.h5", packed), ("on the fly", fly)):
             training, batches = (
-                Training(str(workspace), "benchmark", chosen, sets, 0),
+                Training(str(workspace), "benchmark", chosen, sets, 0, share),
                 sets.batches(0),
             )
             fixed = next(batches)
             rates = [
-                (step_rate(training, itertools.repeat(fixed)), step_rate(training, batches))
+                (
+                    step_rate(training, itertools.repeat(fixed), N_STEPS),
+                    step_rate(training, batches, N_STEPS),
+                )
                 for _ in range(2)
             ]
             (bare, _), (real, waited) = (max(of_kind) for of_kind in zip(*rates, strict=True))
@@ -227,18 +235,28 @@ def measure_training(corpus: Path, out: Path) -> None:
 
 def measure_memory(corpus: Path, out: Path) -> None:
     """Print peak memory, and the time to the first iteration, of trainings on 1 and on 20 hours."""
-    packed_from = out / f"prepared_2000_{n_cores()}"
+    packed_from = out / f"prepared_{N_MIXTURES[-1]}_{n_cores()}"
     if not packed_from.exists():
-        prepare(corpus, out, 2000, n_cores())
+        prepare(corpus, out, N_MIXTURES[-1], n_cores())
     print(
-        "| training, 2048 units, 40 iterations | hours | peak MB | growth MB | s in all |\n|---|---|---|---|---|"
+        f"| training, {N_ITERATIONS} iterations | hours | peak MB | growth MB | s in all |\n|---|---|---|---|---|"
     )
     for kind in ("on the fly", "data.h5"):
         first = None
         for hours in HOURS:
             workspace = out / f"memory_{hours}"
-            test_set(corpus, workspace, "original")
-            flags = ["--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--n_iterations", 40]
+            test_set(corpus, workspace, RECIPE)
+            flags = [
+                "--workspace",
+                workspace,
+                "--te_snr",
+                0,
+                "--tr_snr",
+                0,
+                "--n_iterations",
+                N_ITERATIONS,
+            ]
+            flags += ["--recipe", RECIPE]
             if kind == "on the fly":
                 speech_dir = long_speech(corpus, out / f"speech_{hours}h", hours)
                 flags += [
@@ -269,7 +287,7 @@ def measure_scoring(corpus: Path, out: Path) -> None:
     from speech_enhancement.network.network import load_model
 
     workspace = out / "scoring"
-    test_set(corpus, workspace, "original")
+    test_set(corpus, workspace, RECIPE)
     target = workspace / "models/0db/md_0iters.keras"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(main_dnn.SHIPPED_MODEL, target)
@@ -309,7 +327,7 @@ PARTS = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure the parts that are asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -325,7 +343,7 @@ def main() -> None:
         default=list(PARTS),
         help="parts to measure; default: all",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for name in arguments.only:
         PARTS[name](arguments.corpus, arguments.out)
 
