@@ -22,6 +22,7 @@ class Progress:
 
     def __init__(self, total: int, what: str):
         self._total, self._what, self._done, self._bar = max(1, total), what, 0.0, None
+        self._last_line = f"{what} 0/{self._total}"
 
     def __enter__(self) -> "Progress":
         """Open the bar."""
@@ -41,10 +42,11 @@ class Progress:
         before, self._done = self._done, self._done + amount
         if self._bar is not None:
             self._bar.update(amount)
-        elif int(10 * self._done / self._total) > int(10 * before / self._total) and round(
-            self._done
-        ) > round(before):
-            print(f"{self._what} {self._done:.0f}/{self._total}", flush=True)
+        elif int(10 * self._done / self._total) > int(10 * before / self._total):
+            line = f"{self._what} {self._done:.0f}/{self._total}"
+            if line != self._last_line:  # of a small total, tenths look the same
+                print(line, flush=True)
+            self._last_line = line
 
 
 _BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{elapsed}<{remaining}]"
