@@ -1,4 +1,4 @@
-"""Evaluate: draw the training curve, score the enhanced waves, print the table, write the report."""
+"""Evaluate: draw the training curve, score the waves, print the table, write the report."""
 
 import argparse
 
@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     page.add_argument(
         "--speech_dir",
-        help="folder of the clean test speech; default: the feature files' magnitudes with the mixture's phase",
+        help="folder of the clean test speech; default: the feature files' magnitudes with the "
+        "mixture's phase",
     )
     return run_step(parser, argv)
 

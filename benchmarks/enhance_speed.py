@@ -1,9 +1,10 @@
-"""How fast recordings are cleaned: `enhance` with the shipped model and with the 2048-unit network, beside log-MMSE.
+"""How fast `enhance` is, with the shipped model and the 2048-unit network, beside log-MMSE.
 
     python benchmarks/enhance_speed.py        (needs the package logmmse)
 
-A 10-minute file is made from mini_data/; start-up is left out, reading and writing are in. The real-time
-factor is the time it takes over the duration of the audio, the best of three runs; log-MMSE is the baseline.
+A 10-minute file is made from mini_data/; start-up is left out, reading and writing are in. The
+real-time factor is the time it takes over the duration of the audio, the best of three runs;
+log-MMSE is the baseline.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def make_recording(path: Path) -> None:
 
 
 def original_model():
-    """Return the network of the recipe `original`, 3 x 2048 units, with random weights, which are as slow as others."""
+    """Return the network of `original`, 3 x 2048 units; random weights are as slow as others."""
     recipe, none = load_recipe("original"), np.zeros((0, 257))
     scaler = Scaler(np.full(257, -6.0), np.full(257, 2.0), none, none)
     settings = Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler)
@@ -64,7 +65,7 @@ def best_of_three(function) -> float:
 
 
 def run_logmmse(source: Path, target: Path) -> None:
-    """Enhance with log-MMSE, reading and writing included, a minute at a time as its memory needs."""
+    """Enhance with log-MMSE, reading and writing included, a minute at a time to save memory."""
     from logmmse import logmmse
 
     audio, rate = soundfile.read(source, dtype="float32")

@@ -1,10 +1,11 @@
-"""Train recipes on a corpus, score them on unseen speakers and noises, and print the ablation table.
+"""Train recipes, score them on unseen speakers and noises, and print the ablation table.
 
     python benchmarks/quality.py --corpus CORPUS --out DIR [--only NAME ...]
 
-CORPUS has the folders train_speech, train_noise, train_noise_free, test_speech and test_noise. Every
-system has a workspace of its own in DIR. What is there already is not done again, so a run that was
-killed, or given other names with --only, goes on where it stopped. DIR/quality.csv has one row for each file.
+CORPUS has the folders train_speech, train_noise, train_noise_free, test_speech and test_noise.
+Every system has a workspace of its own in DIR. What is there already is not done again, so a run
+that was killed, or given other names with --only, goes on where it stopped. DIR/quality.csv has one
+row for each file.
 
 The ladder goes from regression to the default recipe, one idea at a time, each row with the same
 number of iterations on the same mixtures. Nothing is chosen on the test set.
@@ -173,7 +174,7 @@ def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int
 
 
 def iteration_to_score(name: str, workspace: Path, n_iterations: int) -> int | str:
-    """Return which model is scored: for the original's long run the best on held-out training speakers."""
+    """Return which model is scored: of `original` the best on held-out training speakers."""
     return (
         "best"
         if name == "original" and list(workspace.glob("models/*/md_best.keras"))
@@ -228,7 +229,7 @@ def score_test_set(corpus: Path, workspace: Path, snr: float, pesq: str) -> None
 
 
 def collect(out: Path) -> list[dict]:
-    """Read the scores of all workspaces, write quality.csv; noisy waves are the system "unprocessed"."""
+    """Read all scores and write quality.csv; noisy waves are the system "unprocessed"."""
     rows = {}
     for path in sorted(out.glob("*/scores/test/*/scores.csv")):
         workspace, snr = path.parents[3].name, float(path.parent.name.removesuffix("db"))
@@ -249,7 +250,7 @@ def collect(out: Path) -> list[dict]:
 
 
 def bootstrap_interval(gains: dict[str, list[float]]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean gain; utterances are drawn with replacement, each with all its noises."""
+    """Return the 95 % interval of a mean gain; an utterance is drawn with all its noises."""
     means = [np.mean(values) for values in gains.values()]
     if len(set(means)) == 1:  # nothing to draw from
         return means[0], means[0]

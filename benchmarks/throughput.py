@@ -2,8 +2,9 @@
 
     python benchmarks/throughput.py --corpus CORPUS --out FOLDER [--only preparation training memory scoring]
 
-Every part prints a table with a baseline that it measures in the same run: one core, the smaller set, or a bare
-`train_on_batch` on one fixed batch. CORPUS has the folders train_speech, train_noise_free, test_speech, test_noise.
+Every part prints a table with a baseline that it measures in the same run: one core, the smaller
+set, or a bare `train_on_batch` on one fixed batch. CORPUS has the folders train_speech,
+train_noise_free, test_speech, test_noise.
 """
 
 import argparse
@@ -35,7 +36,7 @@ HOURS = (1, 20)
 
 
 def run(script: str, step: str, *flags) -> tuple[float, float]:
-    """Run a step as a command; return its duration in seconds and the peak memory of its largest process in MB."""
+    """Run a step as a command; return its seconds, and the peak MB of its largest process."""
     command = [sys.executable, str(ROOT / f"{script}.py"), step, *map(str, flags)]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -49,7 +50,7 @@ def run(script: str, step: str, *flags) -> tuple[float, float]:
 
 
 def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
-    """Write n_cuts pieces of 3 s of the training speech; a piece begins where 5/6 of the one before are over."""
+    """Write n_cuts pieces of 3 s of the training speech; neighbours share a sixth."""
     if len(list(folder.glob("*.flac"))) == n_cuts:
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +73,7 @@ def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
 def prepare(
     corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = ""
 ) -> tuple[float, float]:
-    """Mix, pack and scale, two noises for each speech; return seconds in all, and peak memory in MB."""
+    """Mix, pack and scale, two noises for each speech; return seconds in all, and peak MB."""
     speech_dir, workspace = (
         out / f"speech_{n_mixtures}",
         out / f"prepared_{n_mixtures}_{n_jobs}{name}",
@@ -94,10 +95,10 @@ def prepare(
 def measure_preparation(corpus: Path, out: Path) -> None:
     """Print what the three steps of preparation cost for N_MIXTURES, on one core and on all.
 
-    Three runs each, taken in turns: on a virtual machine, the system may need much longer to find memory for new files
-    in one minute than in the next. The ratio to one job is the median of those of neighbouring runs. Every run
-    writes new folders, which are removed in the end, because a file system may be slow to make files for some
-    minutes after thousands were removed.
+    Three runs each, taken in turns: on a virtual machine, the system may need much longer to find
+    memory for new files in one minute than in the next. The ratio to one job is the median of those
+    of neighbouring runs. Every run writes new folders, which are removed in the end, because a file
+    system may be slow to make files for some minutes after thousands were removed.
     """
     done = set(out.glob("prepared_*"))
     jobs = (1, n_cores())
@@ -152,7 +153,7 @@ def long_speech(corpus: Path, folder: Path, hours: float) -> Path:
 
 
 def long_packed(source: Path, workspace: Path, hours: float) -> None:
-    """Write a data.h5 of so many hours that repeats the rows of another, and the scaler beside it."""
+    """Write a data.h5 of so many hours that repeats the rows of another, and its scaler."""
     import h5py
 
     from speech_enhancement.data.packed_data import new_packed
@@ -171,7 +172,7 @@ def long_packed(source: Path, workspace: Path, hours: float) -> None:
 
 
 def step_rate(training, batches, n_steps: int) -> tuple[float, float]:
-    """Return training steps a second on batches of an iterator, after some to warm up, and the share of time waited."""
+    """Return training steps a second, after some to warm up, and the share of the time waited."""
     for _ in range(N_WARM_UP):
         training.step(next(batches))
     waited, began = 0.0, time.perf_counter()
@@ -185,7 +186,7 @@ def step_rate(training, batches, n_steps: int) -> tuple[float, float]:
 
 
 def measure_training(corpus: Path, out: Path) -> None:
-    """Print the step rate with mixtures made on the fly and with a data.h5, against one fixed batch."""
+    """Print the step rate on the fly and with a data.h5, against one fixed batch."""
     import contextlib
     import itertools
 
@@ -282,7 +283,7 @@ def measure_memory(corpus: Path, out: Path) -> None:
 
 
 def measure_scoring(corpus: Path, out: Path) -> None:
-    """Print the real-time factor of inference on the test set, and how much faster all cores score it than one."""
+    """Print how fast the test set is enhanced, and scored by one core and by all."""
     import main_dnn
     from speech_enhancement.network.network import load_model
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 
 def track(items: Iterable, total: int, what: str, log_lines: int = 10) -> Iterator:
-    """Yield the items, showing a progress bar on a terminal and about `log_lines` lines in a log file."""
+    """Yield the items, with a bar on a terminal and about `log_lines` lines in a log file."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -1,7 +1,8 @@
-"""Objective scores of one wave against its clean reference, as arrays; PESQ comes from the ITU-T's program.
+"""Objective scores of one wave against its clean reference; PESQ comes from the ITU's program.
 
-PESQ, STOI, ESTOI and SI-SDR do not depend on the level of the degraded wave. Segmental SNR and log-spectral
-distortion do: `at_level_in` brings the reference to the level that it has in the degraded wave.
+PESQ, STOI, ESTOI and SI-SDR do not depend on the level of the degraded wave. Segmental SNR and
+log-spectral distortion do: `at_level_in` brings the reference to the level that it has in the
+degraded wave.
 """
 
 import os
@@ -20,7 +21,7 @@ from speech_enhancement.features import stft
 
 
 class Measure(NamedTuple):
-    """How a score is shown: at the head of a table, behind a value, and with how many decimals in a table."""
+    """How a score is shown: the heading of a table, its unit, and its decimals in a table."""
 
     heading: str
     unit: str
@@ -51,7 +52,7 @@ LOG_SPECTRAL_RANGE = 50.0  # dB
 
 
 class UnscorableError(Exception):
-    """A measure is not defined for this pair of signals, or its program failed; the message says why."""
+    """A measure is not defined for this pair, or its program failed; the message says why."""
 
 
 def require_pesq(program: str) -> str:
@@ -66,7 +67,8 @@ def require_pesq(program: str) -> str:
         )
     if not os.access(program, os.X_OK):
         raise InputError(
-            f"{program} is not executable; run chmod +x on it, or pesq_tool/build.sh after removing it"
+            f"{program} is not executable; run chmod +x on it, or remove it and run "
+            "pesq_tool/build.sh"
         )
     return os.path.abspath(program)
 
@@ -74,12 +76,12 @@ def require_pesq(program: str) -> str:
 def pesq_scores(
     program: str, reference: np.ndarray, degraded: np.ndarray, rate: int = sample_rate
 ) -> dict[str, float | None]:
-    """Score a wave with ITU-T P.862 (raw MOS), P.862.1 (narrow-band MOS-LQO) and P.862.2 (wide-band MOS-LQO).
+    """Score a wave with ITU-T P.862 (raw MOS), P.862.1 and P.862.2 (narrow and wide MOS-LQO).
 
     The ITU program keeps paths in buffers of 128 bytes, takes every header for 44 bytes long, and
     may write a file of results where it stands. So it runs inside a temporary folder, on two
-    short-named files of 16-bit mono RIFF. PESQ aligns levels itself; where a wave exceeds full scale
-    it is scaled down instead of clipped.
+    short-named files of 16-bit mono RIFF. PESQ aligns levels itself; where a wave exceeds full
+    scale it is scaled down instead of clipped.
 
     Args:
       program: absolute path of the ITU program, of 2005 or of 2002 (which knows no wide band).
@@ -152,10 +154,10 @@ def _numbers_after(label: str, output: str) -> list[float]:
 def stoi_scores(reference: np.ndarray, degraded: np.ndarray) -> dict[str, float]:
     """Return the short-time objective intelligibility, STOI, and the extended one, ESTOI.
 
-    Both are mean correlations of spectra in 15 third-octave bands over 30 frames (0.4 s): STOI of each band over
-    time, ESTOI of each frame over the bands. Frames of 25.6 ms in which the reference is 40 dB below its
-    loudest are left out. pystoi's functions make the spectra, once for both. Where one of the signals stands
-    still, the correlation is 0.
+    Both are mean correlations of spectra in 15 third-octave bands over 30 frames (0.4 s): STOI of
+    each band over time, ESTOI of each frame over the bands. Frames of 25.6 ms in which the
+    reference is 40 dB below its loudest are left out. pystoi's functions make the spectra, once for
+    both. Where one of the signals stands still, the correlation is 0.
 
     Args:
       reference, degraded: (n_samples,) at 16 kHz, of one length.
@@ -189,7 +191,7 @@ def stoi_scores(reference: np.ndarray, degraded: np.ndarray) -> dict[str, float]
 
 
 def _third_octave_bands(reference: np.ndarray, degraded: np.ndarray) -> list[np.ndarray]:
-    """Return the magnitudes in third-octave bands, (n_bands, n_frames) of each wave, where the reference has speech."""
+    """Return both waves in third-octave bands, (n_bands, n_frames), where there is speech."""
     from pystoi import utils
     from pystoi.stoi import DYN_RANGE, FS, N_FRAME, NFFT, OBM
 
@@ -225,7 +227,8 @@ def at_level_in(reference: np.ndarray, degraded: np.ndarray) -> np.ndarray:
     Args:
       reference, degraded: (n_samples,) float64.
     Raises:
-      UnscorableError: one of the waves is constant, or nothing of the reference is left in the degraded one.
+      UnscorableError: one of the waves is constant, or nothing of the reference is left in the
+        degraded one.
     """
     centred, other = _without_mean(reference), _without_mean(degraded)
     gain = np.sum(other * centred) / np.sum(centred**2)
@@ -244,13 +247,15 @@ def _without_mean(audio: np.ndarray) -> np.ndarray:
 def si_sdr(reference: np.ndarray, degraded: np.ndarray) -> float:
     """Return the scale-invariant signal-to-distortion ratio in dB.
 
-    The degraded wave, without its mean, is split into a multiple of the reference, without its mean, and
-    the rest, which is orthogonal to it; the score is the ratio of their energies over the whole wave.
+    The degraded wave, without its mean, is split into a multiple of the reference, without its
+    mean, and the rest, which is orthogonal to it; the score is the ratio of their energies over the
+    whole wave.
 
     Args:
       reference, degraded: (n_samples,) float64.
     Raises:
-      UnscorableError: one of the waves is constant, or the ratio is beyond +-200 dB, which is rounding.
+      UnscorableError: one of the waves is constant, or the ratio is beyond +-200 dB, which is
+        rounding.
     Reference:
       Le Roux, Wisdom, Erdogan and Hershey, "SDR - half-baked or well done?", ICASSP 2019.
     """
@@ -264,17 +269,18 @@ def si_sdr(reference: np.ndarray, degraded: np.ndarray) -> float:
 def segmental_snr(reference: np.ndarray, degraded: np.ndarray) -> float:
     """Return the segmental signal-to-noise ratio in dB.
 
-    The mean over frames of the ratio of the energy of the reference to that of the difference, each ratio limited
-    to [-10, 35] dB. Frames are 30 ms long, begin every 7.5 ms and are weighted by a Hann window. Frames in which
-    the reference is digital silence, where no ratio is defined, and samples after the last whole frame
-    are left out; pauses with some noise in the reference count.
+    The mean over frames of the ratio of the energy of the reference to that of the difference, each
+    ratio limited to [-10, 35] dB. Frames are 30 ms long, begin every 7.5 ms and are weighted by a
+    Hann window. Frames in which the reference is digital silence, where no ratio is defined, and
+    samples after the last whole frame are left out; pauses with some noise in the reference count.
 
     Args:
       reference, degraded: (n_samples,) at 16 kHz, of one length and one level (see at_level_in).
     Raises:
       UnscorableError: no whole frame, or none that is not silent.
     Reference:
-      Hansen and Pellom, "An effective quality evaluation protocol for speech enhancement algorithms", ICSLP 1998.
+      Hansen and Pellom, "An effective quality evaluation protocol for speech enhancement
+        algorithms", ICSLP 1998.
     """
     if len(reference) < SEGMENT:
         raise UnscorableError("shorter than a frame of 30 ms")
@@ -297,18 +303,19 @@ def _segment_energies(audio: np.ndarray) -> np.ndarray:
 def log_spectral_distortion(reference: np.ndarray, degraded: np.ndarray) -> float:
     """Return the log-spectral distortion in dB; lower is better.
 
-    The root mean square over frequencies of the difference of the two power spectra in dB, then the mean over
-    frames. The spectra are those of features.stft with the window and overlap of config.py (32 ms, 50 %, Hamming).
-    Powers more than 50 dB below the largest of the reference are raised to that floor, in both; no frame is
-    left out, but where both are below the floor they are the same.
+    The root mean square over frequencies of the difference of the two power spectra in dB, then the
+    mean over frames. The spectra are those of features.stft with the window and overlap of
+    config.py (32 ms, 50 %, Hamming). Powers more than 50 dB below the largest of the reference are
+    raised to that floor, in both; no frame is left out, but where both are below the floor they are
+    the same.
 
     Args:
       reference, degraded: (n_samples,), of one length and one level (see at_level_in).
     Raises:
       UnscorableError: shorter than a frame, or the reference is silent.
     Reference:
-      Gray and Markel, "Distance measures for speech processing", IEEE TASSP 24(5), 1976: the rms distance of
-      log spectra.
+      Gray and Markel, "Distance measures for speech processing", IEEE TASSP 24(5), 1976: the rms
+        distance of log spectra.
     """
     if len(reference) < n_window:
         raise UnscorableError("shorter than a frame of 32 ms")

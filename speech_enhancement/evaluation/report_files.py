@@ -39,19 +39,22 @@ from speech_enhancement.workspace import (
 
 
 def report(workspace: str, te_snr: float, speech_dir: str | None = None) -> None:
-    """Write report/index.html with the waves and pictures that it shows; a browser opens it without a network.
+    """Write report/index.html with the waves and pictures that it shows; it needs no network.
 
     It replaces an earlier report. The page is written last: a run that is killed leaves none.
 
-    Working set: the waves and spectrograms of one mixture for each core, and some kB of text for each mixture.
+    Working set: the waves and spectrograms of one mixture for each core, and some kB of text for
+    each mixture.
 
     Args:
-      workspace: folder with scores/, the mixed and the enhanced waves and the features of the test set.
+      workspace: folder with scores/, the mixed and the enhanced waves and the features of the test
+        set.
       te_snr: signal-to-noise ratio of the test mixtures in dB.
-      speech_dir: folder of the clean test speech; None makes it of its magnitudes in the feature files and the
-        mixtures' phase.
+      speech_dir: folder of the clean test speech; None makes it of its magnitudes in the feature
+        files and the mixtures' phase.
     Raises:
-      InputError: there are no scores, they are not those of the test mixtures, or a file is missing or damaged.
+      InputError: there are no scores, they are not those of the test mixtures, or a file is missing
+        or damaged.
     """
     path = scores_path(workspace, te_snr)
     table = read_score_table(path)
@@ -91,8 +94,8 @@ def check_scores(path: str, table: ScoreTable, mixtures: list[Mixture]) -> None:
         )
     for speech_name, noise_name in sorted(table.of_files.keys() - listed):
         raise InputError(
-            f"{path} scores {speech_name} with {noise_name}, which the test mixture CSV does not list; "
-            "run calculate_pesq again"
+            f"{path} scores {speech_name} with {noise_name}, which the test mixture CSV does not "
+            "list; run calculate_pesq again"
         )
 
 
@@ -109,7 +112,7 @@ def read_tables_at_snrs(workspace: str) -> dict[float, ScoreTable]:
 
 
 def read_trainings(workspace: str) -> list[LoggedLosses]:
-    """Return the losses that each training in the workspace recorded; trainings without any are left out."""
+    """Return the losses that each training recorded; trainings without any are left out."""
     folder = os.path.join(workspace, "training_stats")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     trainings = [
@@ -126,7 +129,7 @@ def read_trainings(workspace: str) -> list[LoggedLosses]:
 def write_test_file(
     workspace: str, te_snr: float, speech_dir: str | None, numbered: tuple[int, Mixture]
 ) -> TestFile:
-    """Write the waves and spectrograms of a test mixture to report/files/; return what the page says of it.
+    """Write the waves and spectrograms of a test mixture; return what the page says of it.
 
     All three waves are scaled by one factor, so that none clips and they can be compared.
 
@@ -169,7 +172,8 @@ def clean_speech(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the clean speech of a mixture, at its level there, and its magnitudes.
 
-    Without the folder of the speech, the wave is recovered from the magnitudes with the mixture's phase.
+    Without the folder of the speech, the wave is recovered from the magnitudes with the mixture's
+    phase.
 
     Returns:
       (n_samples,) wave and (n_frames, n_freq) magnitudes.
@@ -192,13 +196,14 @@ def with_length(audio: np.ndarray, n_samples: int, path: str, advice: str) -> np
     """
     if abs(len(audio) - n_samples) > n_window:
         raise InputError(
-            f"{path} has {len(audio)} samples at {sample_rate} Hz, its mixture {n_samples}; {advice}"
+            f"{path} has {len(audio)} samples at {sample_rate} Hz, "
+            f"its mixture {n_samples}; {advice}"
         )
     return np.pad(audio[:n_samples], (0, max(0, n_samples - len(audio))))
 
 
 def safe_name(name: str) -> str:
-    """Return a name with letters, digits and `._-` of ASCII alone, not too long; different names may give the same.
+    """Return a name of ASCII letters, digits and `._-` alone; different names may give the same.
 
     >>> safe_name("dr1/müller <b>.pink")
     'dr1_m_ller_b_.pink'
@@ -212,7 +217,7 @@ def magnitude(audio: np.ndarray) -> np.ndarray:
 
 
 def place_in_time(magnitudes: np.ndarray, n_samples: int) -> tuple[float, float]:
-    """Return where the picture of a spectrogram begins and how wide it is, as fractions of the wave's length.
+    """Return where a spectrogram's picture begins, and its width, in lengths of the wave.
 
     Frame k is centred on sample k * hop + n_window / 2, and a column of the picture is a hop wide.
     """
@@ -221,7 +226,7 @@ def place_in_time(magnitudes: np.ndarray, n_samples: int) -> tuple[float, float]
 
 
 def remove_others(folder: str, names: set[str]) -> None:
-    """Remove the files of a folder that are not among the names: those of an earlier report, or of a killed run."""
+    """Remove the files of a folder that are not among the names: an earlier report's."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name not in names and not entry.is_dir(follow_symlinks=False):
             remove_file(entry.path)

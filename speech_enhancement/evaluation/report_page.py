@@ -18,7 +18,7 @@ LEADING_MEASURES = ("pesq_raw_mos", "stoi", "si_sdr")  # their charts are seen a
 
 
 class Signal(NamedTuple):
-    """A wave of a test file and its picture, which begins and is wide as fractions of the wave's length."""
+    """A wave of a test file and its picture: where that begins, and its width, in waves."""
 
     label: str
     wave: str

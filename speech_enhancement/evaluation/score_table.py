@@ -19,10 +19,10 @@ from speech_enhancement.workspace import (
 
 
 class ScoreTable(NamedTuple):
-    """The scores of a test set: its measures, as the columns are named, and the scores of each file.
+    """The scores of a test set: the measures, named as the columns, and the scores of each file.
 
-    `of_files` has for each (speech_name, noise_name) and each signal (noisy, enhanced) the scores by measure,
-    without those that are not defined.
+    `of_files` has for each (speech_name, noise_name) and each signal (noisy, enhanced) the scores
+    by measure, without those that are not defined.
     """
 
     measures: list[str]
@@ -38,7 +38,7 @@ class ScoreTable(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of noisy, enhanced and gain, each (3,), and over how many files."""
+    """Mean and standard deviation of noisy, enhanced and gain, each (3,), over n_files."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -63,7 +63,8 @@ def read_score_table(path: str) -> ScoreTable:
     for where, (speech_name, noise_name, signal, *fields) in rows:
         if signal not in SIGNALS:
             raise InputError(
-                f"{where}: expected the signal {' or '.join(SIGNALS)}, found {signal!r}; fix the row"
+                f"{where}: expected the signal {' or '.join(SIGNALS)}, found {signal!r}; "
+                "fix the row"
             )
         of_file = of_files.setdefault((speech_name, noise_name), {})
         of_file[signal] = {
@@ -78,14 +79,14 @@ def _finite_number(field: str, where: str) -> float:
     number = parse_number(field, where)
     if not math.isfinite(number):
         raise InputError(
-            f"{where}: expected a finite number, or nothing where there is no score, found {field!r}; "
-            "fix the row or run calculate_pesq again"
+            f"{where}: expected a finite number, or nothing where there is no score, "
+            f"found {field!r}; fix the row or run calculate_pesq again"
         )
     return number
 
 
 def statistics_by_noise(table: ScoreTable, measure: str) -> dict[str, Statistics | None]:
-    """Return the statistics over the files of each noise that have both scores; None where none has."""
+    """Return the statistics over each noise's files with both scores; None where none has."""
     by_noise = {}
     for key in table.of_files:
         scores = table.of_file(key, measure)
@@ -99,7 +100,7 @@ def statistics_by_noise(table: ScoreTable, measure: str) -> dict[str, Statistics
 
 
 def average(by_noise: dict[str, Statistics | None]) -> Statistics | None:
-    """Return the mean of the noises' means and the mean of their deviations; None without any score."""
+    """Return the means of the noises' means and of their deviations; None without a score."""
     scored = [statistics for statistics in by_noise.values() if statistics is not None]
     if not scored:
         return None

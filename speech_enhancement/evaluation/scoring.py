@@ -36,7 +36,8 @@ from speech_enhancement.workspace import (
     scores_path,
 )
 
-# Scores by measure (None: the PESQ program does not know it), and why the others are not defined, by measure.
+# Scores by measure (None: the PESQ program does not know it), and why the others are not defined,
+# by measure.
 Scored = tuple[dict[str, float | None], dict[str, str]]
 NARROW_BAND_RATE = 8000  # Hz
 MAX_UNSCORABLE = 0.05  # share of the enhanced waves; more of them are an error
@@ -54,7 +55,8 @@ def score(reference: str, degraded: str, pesq: str = PESQ) -> None:
       reference, degraded: audio files of one length, in any format; the degraded at any level.
       pesq: the ITU program that pesq_tool/build.sh makes.
     Raises:
-      InputError: a file or the program is missing or unreadable, or the lengths differ by more than a frame.
+      InputError: a file or the program is missing or unreadable, or the lengths differ by more than
+        a frame.
     """
     program = require_pesq(pesq)
     for flag, path in (("--reference", reference), ("--degraded", degraded)):
@@ -89,8 +91,8 @@ def score_wave(
     reference, degraded = map(read_audio, paths)
     if abs(len(reference) - len(degraded)) > n_window:
         raise InputError(
-            f"{degraded_path} has {len(degraded)} samples at {sample_rate} Hz, its clean speech {reference_path} "
-            f"{len(reference)}; check {reference_flag}"
+            f"{degraded_path} has {len(degraded)} samples at {sample_rate} Hz, "
+            f"its clean speech {reference_path} {len(reference)}; check {reference_flag}"
         )
     n_samples = min(
         len(reference), len(degraded)
@@ -153,12 +155,12 @@ def calculate_pesq(
 ) -> None:
     """Score each mixture and each enhanced wave of the test set against its clean speech.
 
-    Writes scores/test/{te_snr}/scores.csv, a row for each file and signal (noisy, enhanced), a column for each
-    of MEASURES. A score that is not defined is an empty field and is named on the screen. The file does not
-    depend on n_jobs.
+    Writes scores/test/{te_snr}/scores.csv, a row for each file and signal (noisy, enhanced), a
+    column for each of MEASURES. A score that is not defined is an empty field and is named on the
+    screen. The file does not depend on n_jobs.
 
-    The waves are scored by n_jobs processes: a quarter of the work is Python beside the ITU program's, and
-    threads of one process do only one piece of that at a time.
+    The waves are scored by n_jobs processes: a quarter of the work is Python beside the ITU
+    program's, and threads of one process do only one piece of that at a time.
 
     Working set: three waves and their spectra for each job.
 
@@ -169,7 +171,8 @@ def calculate_pesq(
       pesq: the ITU program that pesq_tool/build.sh makes.
       n_jobs: processes; None takes all cores.
     Raises:
-      InputError: a wave or the program is missing, or more than 5 % of the enhanced waves cannot be scored.
+      InputError: a wave or the program is missing, or more than 5 % of the enhanced waves cannot be
+        scored.
     """
     program = require_pesq(pesq)
     mixtures = read_mixtures(workspace, "test")
@@ -190,7 +193,8 @@ def calculate_pesq(
     print(f"{len(pairs)} waves scored -> {path}")
     if n_failed > MAX_UNSCORABLE * len(mixtures):
         raise InputError(
-            f"{path}: {n_failed} of {len(mixtures)} enhanced waves could not be scored; see the lines above"
+            f"{path}: {n_failed} of {len(mixtures)} enhanced waves could not be scored; "
+            "see the lines above"
         )
 
 
@@ -214,7 +218,7 @@ def say_not_scored(wave: str, reasons: dict[str, str]) -> None:
 def require_waves(
     workspace: str, speech_dir: str | None, te_snr: float, mixtures: list[Mixture]
 ) -> None:
-    """Raise MissingFileError unless the waves of the test mixtures, and their clean speech, are there."""
+    """Raise MissingFileError unless the waves of the test mixtures and of clean speech exist."""
     if speech_dir is not None:
         require_dir(speech_dir, "the clean test speech")
     for mixture in mixtures:

@@ -129,7 +129,8 @@ def test_the_table_of_quality_has_means_gains_and_their_interval(capsys):
     unprocessed, ours = table_rows("\n".join(lines[3:]))
     assert unprocessed[:3] == ["unprocessed", "1.50", "+0.00"]
     assert unprocessed[3] == "+0.00 to +0.00"
-    # The gains of the speakers are (0.5 + 0.25) / 2 and 1; of two, both are drawn twice a quarter of the time.
+    # The gains of the speakers are (0.5 + 0.25) / 2 and 1; of two, both are drawn twice a quarter
+    # of the time.
     assert ours == ["ours", "2.08", "+0.58", "+0.38 to +1.00", "2.08", "2.08", "2.083", "2.1"]
     quality.print_table(score_rows(), 0, "noisex")
     assert "0 dB, noises noisex*, 2 mixtures" in capsys.readouterr().out
@@ -140,8 +141,8 @@ def test_the_table_of_quality_has_means_gains_and_their_interval(capsys):
 def test_the_interval_is_that_of_the_mean():
     gains = {str(number): [value] for number, value in enumerate(np.linspace(-1, 3, 400))}
     low, high = quality.bootstrap_interval(gains)
-    # A mean of 400 values of standard deviation 1.157 has one of 0.0579, so 95 % lie within 0.113 of 1; 2000 draws
-    # give a quantile of 2.5 % with a standard deviation of 0.0035.
+    # A mean of 400 values of standard deviation 1.157 has one of 0.0579, so 95 % lie within 0.113
+    # of 1; 2000 draws give a quantile of 2.5 % with a standard deviation of 0.0035.
     assert (low, high) == pytest.approx((1 - 0.113, 1 + 0.113), abs=0.015)
 
 

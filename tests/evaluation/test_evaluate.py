@@ -172,8 +172,9 @@ def test_the_format_of_the_clean_speech_changes_no_score(trained, tmp_path):
         )
     assert calculate_pesq(trained, speech=tmp_path) == 0
     for row, other in zip(expected, read_rows(trained), strict=True):
-        # Two resamplers in a row leave the band edge 0.1 dB off; the bound is 0.005. After 4 iterations the
-        # enhanced waves are noise in which PESQ looks for speech, and a rounding may decide where it finds any.
+        # Two resamplers in a row leave the band edge 0.1 dB off; the bound is 0.005. After
+        # 4 iterations the enhanced waves are noise in which PESQ looks for speech, and a rounding
+        # may decide where it finds any.
         if row["signal"] == "noisy":
             assert float(row["pesq_raw_mos"]) == pytest.approx(
                 float(other["pesq_raw_mos"]), abs=0.005

@@ -159,7 +159,8 @@ def test_the_waves_have_one_factor_and_the_clean_speech_its_level_in_the_mixture
         np.testing.assert_allclose(noisy, factor * mixed, rtol=0, atol=5e-5)
         np.testing.assert_allclose(enhanced, factor * number / 2 * mixed, rtol=0, atol=5e-5)
         _, speech_magnitude, _ = read_features(str(scored), "test", 0, mixture)
-        # White rounding noise of 1/2^15/sqrt(12) rms has about that magnitude in each bin; ten times is far out.
+        # White rounding noise of 1/2^15/sqrt(12) rms has about that magnitude in each bin; ten
+        # times is far out.
         np.testing.assert_allclose(
             np.abs(stft(clean, 512, 256)), factor * speech_magnitude, rtol=1e-3, atol=1e-4
         )
