@@ -404,3 +404,62 @@ def test_waves_of_another_length_are_refused(workspace, capsys):
     assert write_report(workspace) == 2
     assert "has 20000 samples" in capsys.readouterr().err
     assert not (workspace / "report/index.html").exists()
+
+
+# --- What belongs to what ---------------------------------------------------------------------
+
+
+def test_each_signal_has_its_own_picture_name_and_place(scored, page):
+    mixtures = read_mixtures(str(scored), "test")
+    parsed = Parsed(page)
+    pictures = [
+        attributes
+        for tag, attributes in parsed.elements
+        if tag == "img"
+        and attributes["src"].endswith((".noisy.png", ".enhanced.png", ".clean.png"))
+    ]
+    assert len(pictures) == 3 * len(mixtures)
+    for number, mixture in enumerate(mixtures, start=1):
+        names = ("noisy", "enhanced", "clean")
+        noisy, enhanced, clean = pictures[3 * number - 3 : 3 * number]
+        for picture, signal in zip((noisy, enhanced, clean), names, strict=True):
+            assert picture["src"].startswith(f"files/{number:04d}-")
+            assert picture["src"].endswith(f".{signal}.png")
+            assert picture["alt"] == (
+                f"Spectrogram, {signal}: {mixture.speech_name} in {mixture.noise_name}"
+            )
+        shown = [
+            np.asarray(Image.open(page.parent / unquote(picture["src"]))).astype(float)
+            for picture in (noisy, enhanced, clean)
+        ]
+        # The enhanced wave is number / 2 times the mixture: steps of 1.25 dB, but where the colours end.
+        steps = 20 * np.log10(number / 2) / 1.25
+        inside = (shown[0] > 20) & (shown[0] < 40)
+        assert np.mean(shown[1][inside] - shown[0][inside]) == pytest.approx(steps, abs=0.2)
+        assert shown[0].max() == 63 and np.mean(shown[2]) < np.mean(shown[0]) - 1
+        n_samples = soundfile.info(wave_paths(page.parent, number)[0]).frames
+        begin, width = place_in_time(shown[0].T, n_samples)
+        assert noisy["style"] == f"left:{100 * begin:.2f}%;width:{100 * width:.2f}%"
+    assert any("-en_librivox_disposed.printer.noisy.png" in each["src"] for each in pictures)
+
+
+def test_the_marks_of_time_are_to_scale(page):
+    text = page.read_text(encoding="utf-8")
+    durations = [float(value) for value in re.findall(r'data-duration="([\d.]+)"', text)][::3]
+    times = re.findall(r'<div class="times".*?</div>', text, re.DOTALL)
+    assert len(times) == len(durations) == 4
+    for marks, duration in zip(times, durations, strict=True):
+        found = re.findall(r'left:([\d.]+)%">([\d.]+) s<', marks)
+        assert len(found) > 3
+        for place, second in found:
+            assert float(place) == pytest.approx(100 * float(second) / duration, abs=0.005)
+
+
+def test_a_short_enhanced_wave_is_filled_up_to_a_frame(workspace):
+    mixture = read_mixtures(str(workspace), "test")[0]
+    path = enhanced_path(str(workspace), 0, mixture.name)
+    audio = soundfile.read(path)[0]
+    write_wave(path, audio[:-512])
+    assert write_report(workspace) == 0
+    write_wave(path, audio[:-513])
+    assert write_report(workspace) == 2
