@@ -88,7 +88,7 @@ fi
 find_compiler
 make_build_dir
 
-# -fcommon: the ITU defines some variables in two files; -w: its warnings are not ours to mend; -ffp-contract=off: no fused
+# -fcommon: the ITU defines some variables in two files; -w: its warnings are not ours to fix; -ffp-contract=off: no fused
 # multiply-add, so the same scores on processors that have it.
 flags=(-fcommon -O2 -w -ffp-contract=off)
 sources=("$tool_dir"/*.c)

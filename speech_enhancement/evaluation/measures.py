@@ -79,7 +79,7 @@ def pesq_scores(
     """Score a wave with ITU-T P.862 (raw MOS), P.862.1 and P.862.2 (narrow and wide MOS-LQO).
 
     The ITU program keeps paths in buffers of 128 bytes, takes every header for 44 bytes long, and
-    may write a file of results where it stands. So it runs inside a temporary folder, on two
+    may write a file of results where it runs. So it runs inside a temporary folder, on two
     short-named files of 16-bit mono RIFF. PESQ aligns levels itself; where a wave exceeds full
     scale it is scaled down instead of clipped.
 
@@ -141,7 +141,7 @@ def _run_pesq(program: str, folder: str, *options: str) -> str:
 
 
 def _numbers_after(label: str, output: str) -> list[float]:
-    """Return the numbers that stand behind a label in the program's output."""
+    """Return the numbers that follow a label in the program's output."""
     found = re.search(label + r"\s*([-\d.]+)(?:\s+([-\d.]+))?", output)
     if found is None:
         raise UnscorableError(f"PESQ printed no score: {' '.join(output.split())[-200:]}")
@@ -157,7 +157,7 @@ def stoi_scores(reference: np.ndarray, degraded: np.ndarray) -> dict[str, float]
     Both are mean correlations of spectra in 15 third-octave bands over 30 frames (0.4 s): STOI of
     each band over time, ESTOI of each frame over the bands. Frames of 25.6 ms in which the
     reference is 40 dB below its loudest are left out. pystoi's functions make the spectra, once for
-    both. Where one of the signals stands still, the correlation is 0.
+    both. Where one of the signals does not vary, the correlation is 0.
 
     Args:
       reference, degraded: (n_samples,) at 16 kHz, of one length.

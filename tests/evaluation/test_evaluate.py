@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -16,12 +17,13 @@ from scipy.signal import resample_poly
 
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.evaluation.measures import (
+    MEASURES,
     UnscorableError,
     mos_lqo,
     pesq_scores,
     require_pesq,
 )
-from speech_enhancement.evaluation.scoring import score_wave
+from speech_enhancement.evaluation.scoring import say_not_scored, score_wave
 from speech_enhancement.workspace import scores_path
 
 
@@ -447,3 +449,37 @@ def test_the_iterations_that_are_drawn(tmp_path, capsys, monkeypatch):
                 "tr_loss": [k + 0.5 for k in iterations],
                 "te_loss": [k + 0.25 for k in iterations],
             }
+
+
+# --- The test set with a program that takes no time -------------------------------------------
+
+
+def test_scores_have_four_digits_and_a_mixture_without_one_is_no_error(trained, tmp_path, capsys):
+    workspace = tmp_path / "w"
+    for folder in ("mixture_csvs", "mixed_audios/spectrogram/test", "enh_wavs"):
+        shutil.copytree(trained / folder, workspace / folder)
+    name = "ru_ivrvoice_nobody.vinyl"
+    silent = workspace / f"mixed_audios/spectrogram/test/0db/{name}.wav"
+    soundfile.write(silent, np.zeros(soundfile.info(silent).frames), 16000, subtype="FLOAT")
+    script = 'echo "(Raw MOS, MOS-LQO): = 1.23456 2.5"; echo "(MOS-LQO): = 1.5"'
+    program = fake_pesq(tmp_path / "pesq", script)
+    assert calculate_pesq(workspace, "--n_jobs", 1, "--pesq", program) == 0
+    rows = read_rows(workspace)
+    assert [row["pesq_raw_mos"] for row in rows] == [*["1.235"] * 6, "", "1.235"]
+    assert (rows[6]["speech_name"], rows[6]["signal"]) == ("ru_ivrvoice_nobody.wav", "noisy")
+    output = capsys.readouterr().out
+    assert f"not scored: noisy {name}: {silent} is silent" in output
+    assert "8 waves scored" in output and "waves 8/8" in output
+    assert stats(workspace) == 0
+    vinyl = [line for line in capsys.readouterr().out.splitlines() if line.startswith("vinyl")]
+    assert vinyl[0].split()[-1] == "1"
+
+
+def test_a_reason_that_holds_for_some_measures_names_them(capsys):
+    say_not_scored("enhanced a.b", {"stoi": "too short", "estoi": "too short", "si_sdr": "same"})
+    assert capsys.readouterr().out.splitlines() == [
+        "not scored: enhanced a.b: stoi, estoi: too short",
+        "not scored: enhanced a.b: si_sdr: same",
+    ]
+    say_not_scored("enhanced a.b", dict.fromkeys(MEASURES, "silent"))
+    assert capsys.readouterr().out == "not scored: enhanced a.b: silent\n"
