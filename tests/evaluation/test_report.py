@@ -304,6 +304,12 @@ def test_bars_are_to_scale():
     assert 'aria-label="gain in PESQ per noise: a +1.00; &lt;b&gt; -0.50"' in chart
 
 
+def test_deviations_fit_into_the_chart():
+    chart = svg("bars", {0: {("p", "a"): -0.5, ("q", "a"): 1.5}})  # a mean of 0.5, 1 to either side
+    spread = re.search(r'class="spread" x1="(-?[\d.]+)%" x2="(-?[\d.]+)%"', chart).groups()
+    assert 0 < float(spread[0]) < float(spread[1]) < 100
+
+
 def test_lines_are_to_scale():
     chart = svg("lines", {-5: {("p", "a"): 1}, 0: {("p", "a"): 3}, 5: {("p", "a"): 2}})
     x, y = np.array(re.findall(r'cx="([\d.]+)%" cy="([\d.]+)"', chart), float).T
