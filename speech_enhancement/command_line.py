@@ -1,26 +1,80 @@
 """What the three command-line scripts share: running a step and reading flags."""
 
 import argparse
+import contextlib
 import math
+import os
 import sys
 
-from speech_enhancement.errors import InputError
+from speech_enhancement.errors import InputError, foreseen_disk_error, foreseen_machine_error
+
+READER_GONE = 141  # what a shell reports of a program that ended because its reader did
 
 
 def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     """Parse the command line and call the step it names (set as `run`) with its flags.
 
     Returns:
-      The exit status: 0 or what the step returned, or 2 after the one line that a foreseen error is worth.
+      The exit status: 0 or what the step returned; 2 after the one line that a foreseen error is
+      worth; READER_GONE, without a line, when who read the output went away (`| head`).
     """
-    flags = vars(parser.parse_args(argv))
-    step, name = flags.pop("run"), flags.pop("step_name")
+    _replace_closed_streams()
+    name, line = parser.prog, None
     try:
-        status = step(**flags)
+        try:
+            flags = vars(parser.parse_args(argv))
+            step, name = flags.pop("run"), f"{parser.prog} {flags.pop('step_name')}"
+            status = step(**flags) or 0
+        except SystemExit as end:  # of argparse, after the help or a line about a wrong flag
+            status = end.code
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except InputError as error:
-        print(f"{parser.prog} {name}: {error}", file=sys.stderr)
-        return 2
-    return status or 0
+        line, status = error, 2
+    except BrokenPipeError:
+        status = READER_GONE
+    except OSError as error:
+        line, status = _foreseen_output_error(error) or foreseen_machine_error(error), 2
+        if line is None:
+            raise
+    with contextlib.suppress(OSError):
+        if line is not None:
+            print(f"{name}: {line}", file=sys.stderr)
+    _drop_unwritten_output()
+    return status
+
+
+def _foreseen_output_error(error: OSError) -> InputError | None:
+    """Return what an OSError means if standard output cannot be written for that reason."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what could not be written still waits there
+    except OSError as again:
+        if again.errno == error.errno:
+            return foreseen_disk_error(error, "standard output")
+    return None
+
+
+def _drop_unwritten_output() -> None:
+    """Drop what cannot be written: Python would try again as it ends, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device for each standard stream that is closed, lest a file takes its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (for as long as the program runs)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

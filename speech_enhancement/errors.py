@@ -6,6 +6,7 @@ bug and keeps its traceback.
 
 import errno
 import os
+import tempfile
 
 
 class InputError(ValueError):
@@ -35,6 +36,31 @@ def foreseen_disk_error(error: OSError, path: str) -> InputError | None:
     """Return what an OSError while writing `path` means for the user, or None if it is no disk error."""
     advice = _DISK_ERRORS.get(error.errno)
     return None if advice is None else InputError(f"{path} cannot be written: {advice}")
+
+
+def foreseen_machine_error(error: OSError) -> InputError | None:
+    """Return what an OSError outside our own files means for the user, or None if it may be a bug.
+
+    Libraries write temporary files: their disk may be full, or no folder may be there for them.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = error.filename or f"a temporary file, perhaps in {_temporary_folder()},"
+        return InputError(
+            f"{place} cannot be written: {_DISK_ERRORS[error.errno]}, or set TMPDIR to another folder"
+        )
+    if error.errno == errno.ENOENT and error.filename is None and _temporary_folder() is None:
+        return InputError(
+            "expected a folder for temporary files, found none that can be written; set TMPDIR to one"
+        )
+    return None
+
+
+def _temporary_folder() -> str | None:
+    """Return the folder of temporary files, None where no folder serves."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return None
 
 
 def require_dir(path: str, what: str) -> None:

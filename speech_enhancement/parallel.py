@@ -11,6 +11,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
+from speech_enhancement.errors import InputError
+
 
 def n_cores() -> int:
     """Return how many processor cores this process may use."""
@@ -27,7 +29,12 @@ def in_processes(
     Function, items and results travel between the processes, n_together items at a time: what is large is
     read and written by the function itself.
 
+    Where the system has no shared memory (no /dev/shm), this process does the work alone, and says so.
+
     Working set: the results of two times n_together items for each process.
+
+    Raises:
+      InputError: the system ended one of the processes.
     """
     n_jobs = n_jobs or n_cores()
     _keep_freed_memory()
@@ -36,15 +43,29 @@ def in_processes(
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
     # Copies of this process start at once, but must not be made beside the threads of a deep-learning library.
     can_fork = sys.platform == "linux" and "keras" not in sys.modules
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
-    with ProcessPoolExecutor(n_jobs, context, initializer=_start_worker) as pool:
-        together = in_order_ahead(
-            pool, functools.partial(_each, function), _chunks(items, n_together), 2 * n_jobs
-        )
-        yield from itertools.chain.from_iterable(together)
+    try:
+        pool = ProcessPoolExecutor(n_jobs, context, initializer=_start_worker)
+    except (OSError, NotImplementedError) as error:  # no semaphores
+        found = f"found no shared memory for {n_jobs} processes ({error})"
+        print(f"{found}: one process does the work, as with --n_jobs 1", file=sys.stderr)
+        yield from map(function, items)
+        return
+    try:
+        with pool:
+            together = in_order_ahead(
+                pool, functools.partial(_each, function), _chunks(items, n_together), 2 * n_jobs
+            )
+            yield from itertools.chain.from_iterable(together)
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"the system ended one of {n_jobs} processes, most likely for lack of memory; "
+            f"run this again with fewer --n_jobs"
+        ) from error
 
 
 def _keep_freed_memory() -> None:
