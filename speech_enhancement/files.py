@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import re
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -83,6 +84,22 @@ def _is_running(process: int) -> bool:
         return True
 
 
+@contextlib.contextmanager
+def own_temporary_folder(parent: str | None = None) -> Iterator[None]:
+    """Let libraries make their temporary files in a folder of their own, removed in any case.
+
+    Args:
+      parent: where to make it; None takes the system's folder of temporary files.
+    """
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=parent) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def write_bytes(path: str, content: bytes | bytearray | memoryview) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -119,7 +136,7 @@ def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.nda
         ValueError,
         KeyError,
         TypeError,
-        NotImplementedError,
+        RuntimeError,  # it is encrypted, or compressed in an unknown way
     ) as error:
         raise InputError(
             f"{path} is damaged or not written by {made_by} ({error}); run {made_by} again"

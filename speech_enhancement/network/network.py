@@ -11,28 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import stft_settings
-from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.errors import InputError, MissingFileError, foreseen_machine_error
 from speech_enhancement.features import log_magnitude
-from speech_enhancement.files import replacing
+from speech_enhancement.files import own_temporary_folder, replacing
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, frames_and_statistics
 from speech_enhancement.recipe import Recipe, recipe_from_dict
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-)  # what a damaged archive may raise,
-_DAMAGE += (
-    KeyError,
-    TypeError,
-    AttributeError,
-    json.JSONDecodeError,
-    UnicodeDecodeError,
-)  # and its settings
+# What damaged files raise: the archive, the settings in it, Keras as it reads the rest.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError)
+_DAMAGE += (KeyError, AttributeError, IndexError, RuntimeError)
 
 
 @dataclass
@@ -162,7 +152,8 @@ def save_model(path: str, model, settings: Settings) -> None:
     content = dataclasses.asdict(settings)
     content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
     with replacing(path) as temporary:
-        model.save(temporary)
+        with own_temporary_folder(os.path.dirname(path)):
+            model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(SETTINGS_MEMBER, json.dumps(content, indent=1))
 
@@ -178,34 +169,87 @@ def load_model(path: str):
     """
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; {_saved_iterations(os.path.dirname(path))}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged:
-                raise InputError(f"{path} is damaged at {damaged}; train it again")
-            content = json.loads(archive.read(SETTINGS_MEMBER))
-        content["scaler"] = Scaler(
-            **{name: np.array(value) for name, value in content["scaler"].items()}
-        )
-        content["recipe"] = recipe_from_dict(content["recipe"], path)
-        settings = Settings(**content)
-    except _DAMAGE as error:
-        raise InputError(
-            f"{path} is damaged or not a model of this program ({error}); train it again"
-        ) from error
+    settings = _read_settings(path)
     for name, ours in stft_settings.items():
         its = getattr(settings, name)
         if ours != its:
             raise InputError(
                 f"{path} was trained with {name} {its}, config.py has {ours}; make them equal"
             )
-    keras = import_keras()
+    n_freq, n_statistics = settings.n_window // 2 + 1, settings.recipe.input.n_statistics
+    check_scaler(settings.scaler, n_freq, n_statistics, path, "train the model again")
+    return _read_network(path, settings.recipe, n_freq), settings
+
+
+def _read_settings(path: str) -> Settings:
+    """Read the settings in a model's file, after a look whether its archive is whole."""
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True), settings
-    except (ValueError, TypeError, KeyError) as error:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.flag_bits & 1 for member in archive.infolist()):
+                raise InputError(f"{path} is encrypted; decrypt it, or train it again")
+            damaged = archive.testzip()
+            if damaged:
+                raise InputError(f"{path} is damaged at {damaged}; train it again")
+            content = json.loads(archive.read(SETTINGS_MEMBER))
+        content["scaler"] = Scaler(
+            **{name: np.array(value, float) for name, value in content["scaler"].items()}
+        )
+        content["recipe"] = recipe_from_dict(content["recipe"], path)
+        return Settings(**content)
+    except InputError:
+        raise
+    except _DAMAGE as error:
         raise InputError(
-            f"{path} is refused by Keras ({str(error).splitlines()[0]}); train it again"
+            f"{path} is damaged or not a model of this program ({error}); train it again"
         ) from error
+
+
+def _read_network(path: str, recipe: Recipe, n_freq: int):
+    """Let Keras read the network in a model's file; check that it is one of the recipe."""
+    keras, section = import_keras(), recipe.input
+    shapes = [(1, section.n_concat, n_freq)]
+    if section.n_statistics:
+        shapes.append((1, 1, section.n_statistics * n_freq))
+    n_outputs = n_freq * (2 if recipe.target.output == "log_magnitude_and_mask" else 1)
+    try:
+        with own_temporary_folder():
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+        output_shape = tuple(model.compute_output_shape(shapes if len(shapes) > 1 else shapes[0]))
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and foreseen_machine_error(error):
+            raise  # not the file's fault
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is refused by Keras ({reason}); train it again") from error
+    if output_shape != (1, 1, n_outputs):
+        raise InputError(
+            f"{path} is damaged: expected a network that makes {(1, 1, n_outputs)} of {shapes}, "
+            f"found {output_shape}; train it again"
+        )
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        raise InputError(f"{path} has weights that are NaN or infinite; train it again")
+    return model
+
+
+def check_scaler(scaler: Scaler, n_freq: int, n_statistics: int, path: str, advice: str) -> None:
+    """Raise InputError unless a scaler has a number for each bin, and deviations above 0.
+
+    Args:
+      scaler: as read from the file `path`.
+      n_freq, n_statistics: bins of a frame, and statistics beside the frames.
+      path, advice: for the message, what was read and what to do.
+    """
+    for name, array in vars(scaler).items():
+        shape = (n_statistics, n_freq) if name.startswith("statistics") else (n_freq,)
+        is_numeric = np.issubdtype(array.dtype, np.number)
+        if not is_numeric or (array.shape != shape and not array.size == np.prod(shape) == 0):
+            raise InputError(
+                f"{path}: expected {shape} numbers as {name} of the scaler, found {array.shape} "
+                f"of type {array.dtype}; {advice}"
+            )
+        if not np.isfinite(array).all() or (name.endswith("std") and not (array > 0).all()):
+            raise InputError(
+                f"{path}: {name} of the scaler holds NaN, infinity or a deviation of 0; {advice}"
+            )
 
 
 def _saved_iterations(folder: str) -> str:
