@@ -14,7 +14,7 @@ set -euo pipefail
 package=pesq==0.0.4  # the sum is that of pesq-0.0.4.tar.gz
 package_sha256=b724b28f73fb638522982bd68e8c3c0957e2f45210639a460233b17aa7fc890b
 
-tool_dir=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+tool_dir=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" > /dev/null && pwd)
 root_dir=$(dirname "$tool_dir")
 python=${PYTHON:-python3}
 ready="put a ready pesq executable at $root_dir/pesq"  # what else to do, for the messages

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from speech_enhancement.errors import InputError, MissingFileError
 
-RECIPES_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "recipes")
+RECIPES_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "recipes")
 
 
 @dataclass(frozen=True)
