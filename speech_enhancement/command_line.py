@@ -21,21 +21,22 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     _replace_closed_streams()
     name, line = parser.prog, None
     try:
-        try:
-            flags = vars(parser.parse_args(argv))
-            step, name = flags.pop("run"), f"{parser.prog} {flags.pop('step_name')}"
-            status = step(**flags) or 0
-        except SystemExit as end:  # of argparse, after the help or a line about a wrong flag
-            status = end.code
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with contextlib.redirect_stdout(sys.stdout and _Output(sys.stdout)):
+            try:
+                flags = vars(parser.parse_args(argv))
+                step, name = flags.pop("run"), f"{parser.prog} {flags.pop('step_name')}"
+                status = step(**flags) or 0
+            except SystemExit as end:  # of argparse, after the help or a line about a wrong flag
+                status = end.code
+            if sys.stdout is not None:
+                sys.stdout.flush()
         return status
     except InputError as error:
         line, status = error, 2
     except BrokenPipeError:
         status = READER_GONE
     except OSError as error:
-        line, status = _foreseen_output_error(error) or foreseen_machine_error(error), 2
+        line, status = foreseen_machine_error(error), 2
         if line is None:
             raise
     with contextlib.suppress(OSError):
@@ -45,15 +46,33 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     return status
 
 
-def _foreseen_output_error(error: OSError) -> InputError | None:
-    """Return what an OSError means if standard output cannot be written for that reason."""
+class _Output:
+    """Standard output; where its disk is full, that is told apart from errors of other files."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _foreseen_output_errors():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _foreseen_output_errors():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _foreseen_output_errors() -> Iterator[None]:
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()  # what could not be written still waits there
-    except OSError as again:
-        if again.errno == error.errno:
-            return foreseen_disk_error(error, "standard output")
-    return None
+        yield
+    except OSError as error:
+        foreseen = foreseen_disk_error(error, "standard output")
+        if foreseen is None:
+            raise
+        raise foreseen from error
 
 
 def _drop_unwritten_output() -> None:

@@ -11,6 +11,9 @@ import pytest
 import evaluate
 import main_dnn
 import prepare_data
+from speech_enhancement.network.keras_backend import choose_backend
+
+choose_backend()  # also for tests that import Keras themselves
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini_data"

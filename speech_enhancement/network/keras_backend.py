@@ -8,6 +8,7 @@ import sys
 from speech_enhancement.errors import InputError
 
 BACKENDS = ("tensorflow", "jax", "torch")  # in this order where nothing else is asked for
+PROCESSORS = "/proc/cpuinfo"  # Linux's list of them
 
 
 def import_keras():
@@ -133,14 +134,14 @@ def has_bfloat16() -> bool:
     if not all(device.startswith("cpu") for device in keras.distribution.list_devices()):
         return True
     return backend == "tensorflow" and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(
-        _processor_flags("/proc/cpuinfo")
+        _processor_flags()
     )
 
 
-def _processor_flags(path: str) -> list[str]:
+def _processor_flags() -> list[str]:
     """Return what the first processor of Linux's list can do, nothing where there is no list."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(PROCESSORS, encoding="ascii", errors="replace") as file:
             lines = [line for line in file if line.lower().startswith(("flags", "features"))]
     except OSError:
         return []
