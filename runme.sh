@@ -5,7 +5,7 @@
 #
 # Set from the environment what is to differ, for example MINIDATA=0 TR_SPEECH_DIR=... ./runme.sh
 set -euo pipefail
-here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)  # also through a link
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" > /dev/null && pwd)  # also through a link
 
 visualize=()
 case "${1:-}" in
