@@ -152,6 +152,7 @@ def test_several_processes_or_devices_get_the_weights_of_one(
     )
 
 
+@needs("tensorflow")
 def test_distributing_without_jax_and_with_half_of_the_variables(tmp_path):
     flags = ("train", "--workspace", tmp_path, "--te_snr", 0, "--tr_snr", 0, "--distribute")
     done = run_process("main_dnn", *flags, env=environment("tensorflow"))
@@ -166,6 +167,7 @@ def test_distributing_without_jax_and_with_half_of_the_variables(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@needs("tensorflow")
 def test_the_losses_go_to_tensorboard_too(prepared, tmp_path):
     workspace = link(prepared, tmp_path / "ws", "packed_features", "mixture_csvs")
     recipe = write_recipe(tmp_path / "small.toml", "original")
