@@ -248,7 +248,7 @@ def test_the_line_that_is_printed_says_what_was_replaced(model_file, tmp_path, c
 
 
 def test_an_activation_without_a_counterpart_is_refused(tmp_path):
-    path = saved(tmp_path / "model.keras", *random_model(n_freq=9, activation="mish"))
+    path = saved(tmp_path / "model.keras", *random_model(activation="mish"))
     with pytest.raises(
         InputError, match=r"layer activation.*: mish cannot be exported to onnx, linear, relu"
     ):
