@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Iterator
 
 from speech_enhancement.errors import InputError, foreseen_disk_error, foreseen_machine_error
 
