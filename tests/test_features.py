@@ -5,9 +5,9 @@ import pytest
 import scipy.signal
 from conftest import MINI
 
-from prepare_data import read_pair
 from spectrogram_to_wave import recover_wav
 from speech_enhancement.data.audio_files import AudioCache
+from speech_enhancement.data.mixture_features import read_pair
 from speech_enhancement.features import (
     RunningStatistics,
     context_windows,

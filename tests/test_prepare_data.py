@@ -21,7 +21,7 @@ from conftest import (
 )
 
 from speech_enhancement.data.audio_files import read_audio
-from speech_enhancement.data.draws import draw_noises, draw_segment
+from speech_enhancement.data.mixtures import draw_noises, draw_segment
 from speech_enhancement.features import (
     context_windows,
     log_magnitude,

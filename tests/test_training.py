@@ -18,7 +18,7 @@ from test_main_dnn import read_stats
 
 from config import n_overlap, n_window
 from speech_enhancement.data.audio_files import AudioCache, list_audio
-from speech_enhancement.data.draws import held_out_speech
+from speech_enhancement.data.mixtures import held_out_speech
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import root_mean_square, stft
 from speech_enhancement.network.network import load_model

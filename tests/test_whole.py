@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from conftest import MINI, PESQ, ROOT, files_below, run_process, train, write_csv
 
-from prepare_data import write_mixture
 from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.data.mixture_features import write_mixture
 from speech_enhancement.workspace import Mixture, training_stats_path
 
 

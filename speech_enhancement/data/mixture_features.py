@@ -1,16 +1,163 @@
-"""The feature file of a mixture: what it says of its origin, and reading it."""
+"""Mixing speech and noise, and the feature file of a mixture: writing it, reading it, what it says of its origin."""
 
+import functools
+import itertools
 import json
+import os
 
 import numpy as np
 
-from config import n_window, stft_settings
+from config import n_overlap, n_window, sample_rate, stft_settings
 from speech_enhancement.errors import InputError
-from speech_enhancement.features import N_FREQ, N_HOP
-from speech_enhancement.files import read_npz
-from speech_enhancement.workspace import Mixture, features_path
+from speech_enhancement.features import N_FREQ, N_HOP, mix_at_snr, root_mean_square, stft
+from speech_enhancement.files import read_npz, write_npz
+from speech_enhancement.parallel import in_processes
+from speech_enhancement.progress import track
+from speech_enhancement.workspace import Mixture, features_path, mixed_audio_path, read_mixtures
 
 MADE_BY = "calculate_mixture_features"
+MIXTURES_AT_ONCE = 16  # by one process
+
+
+# --- Mixing -------------------------------------------------------------------------------------
+
+
+def calculate_mixture_features(
+    workspace: str,
+    speech_dir: str,
+    noise_dir: str,
+    data_type: str,
+    snr: float,
+    n_jobs: int | None = None,
+) -> None:
+    """Mix each row of the mixture CSV; write the mixed wave and the spectra.
+
+    The features of a mixture are the complex spectrum of the mixture, `mixture_stft`, and the
+    magnitude spectrum of the clean speech in it, `speech_magnitude`, each (n_frames, n_freq).
+
+    The mixtures of a noise are made one after the other, so that a process decodes each noise once.
+
+    Working set, for each job: one mixture, and decoded speech and noise (64 MiB of each, or one file if that
+    is larger).
+
+    Args:
+      workspace: folder with mixture_csvs/{data_type}.csv.
+      speech_dir, noise_dir: the folders that the names in it are relative to.
+      data_type: "train" or "test".
+      snr: signal-to-noise ratio in dB.
+      n_jobs: processes; None takes all cores.
+    Raises:
+      InputError: a file that is missing, unreadable, silent or too short.
+    """
+    mixtures = read_mixtures(workspace, data_type)
+    make = functools.partial(make_mixtures, workspace, speech_dir, noise_dir, data_type, snr)
+    made = itertools.chain.from_iterable(in_processes(make, runs_of_one_noise(mixtures), n_jobs))
+    for _ in track(made, len(mixtures), "mixtures"):
+        pass
+    folder = os.path.dirname(features_path(workspace, data_type, snr, ""))
+    print(f"{len(mixtures)} mixtures at {snr:g} dB -> {folder}")
+
+
+def make_mixtures(
+    workspace: str,
+    speech_dir: str,
+    noise_dir: str,
+    data_type: str,
+    snr: float,
+    mixtures: list[Mixture],
+) -> range:
+    """Read and mix some pairs and write the mixtures; return a range as long as they are many."""
+    for mixture in mixtures:
+        speech, noise = read_pair(audio_caches(), mixture, speech_dir, noise_dir)
+        write_mixture(workspace, data_type, snr, mixture, speech, noise)
+    return range(len(mixtures))
+
+
+@functools.cache
+def audio_caches() -> tuple:
+    """Return the caches of decoded speech and noise of this process."""
+    from speech_enhancement.data.audio_files import AudioCache
+
+    return AudioCache(), AudioCache()
+
+
+def runs_of_one_noise(mixtures: list[Mixture]) -> list[list[Mixture]]:
+    """Return the mixtures in runs of at most MIXTURES_AT_ONCE with one noise; runs of a noise follow each other."""
+    runs = []
+    by_noise = sorted(mixtures, key=lambda mixture: mixture.noise_name)
+    for _, same in itertools.groupby(by_noise, lambda mixture: mixture.noise_name):
+        same = list(same)
+        runs += [
+            same[start : start + MIXTURES_AT_ONCE]
+            for start in range(0, len(same), MIXTURES_AT_ONCE)
+        ]
+    return runs
+
+
+def read_pair(
+    caches: tuple, mixture: Mixture, speech_dir: str, noise_dir: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the speech of a mixture and as much of its noise, each (n_samples,) float64.
+
+    Args:
+      caches: an AudioCache for speech and one for noise.
+      mixture: the row of the CSV.
+      speech_dir, noise_dir: the folders that its names are relative to.
+    Raises:
+      InputError: the row does not fit the files, or one of the two signals is silent.
+    """
+    from speech_enhancement.data.audio_files import audio_path, check_speech_length
+
+    speech_path = audio_path(speech_dir, mixture.speech_name)
+    noise_path = audio_path(noise_dir, mixture.noise_name)
+    speech, noise = caches[0].read(speech_path), caches[1].read(noise_path)
+    check_speech_length(len(speech), speech_path)
+    onset, offset = mixture.noise_onset, mixture.noise_offset
+    row = f"mixture {mixture.name}: noise_onset {onset}, noise_offset {offset}"
+    if offset - onset != len(speech):
+        raise InputError(
+            f"{row}: expected {len(speech)} samples, as {speech_path} has at {sample_rate} Hz; fix the CSV"
+        )
+    if onset >= len(noise):
+        raise InputError(
+            f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; fix the CSV"
+        )
+    noise = (
+        noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]
+    )  # repeated
+    speech, noise = speech.astype(np.float64), noise.astype(np.float64)
+    for path, audio in ((speech_path, speech), (noise_path, noise)):
+        if root_mean_square(audio) == 0:
+            raise InputError(
+                f"{row}: {path} is silent there, so no SNR can be reached; remove the row or the file"
+            )
+    return speech, noise
+
+
+def write_mixture(
+    workspace: str,
+    data_type: str,
+    snr: float,
+    mixture: Mixture,
+    speech: np.ndarray,
+    noise: np.ndarray,
+) -> None:
+    """Mix two signals of one length at `snr` dB and write the mixed wave and the features."""
+    from speech_enhancement.data.audio_files import write_wave
+
+    mixed, speech, _, scaling_factor, alpha = mix_at_snr(speech, noise, snr)
+    mixture_stft = stft(mixed, n_window, n_overlap)
+    facts = {"scaling_factor": scaling_factor, "alpha": alpha}
+    write_wave(mixed_audio_path(workspace, data_type, snr, mixture.name), mixed)
+    write_npz(
+        features_path(workspace, data_type, snr, mixture.name),
+        mixture_stft=mixture_stft.astype(np.complex64),
+        speech_magnitude=np.abs(stft(speech, n_window, n_overlap)).astype(np.float32),
+        origin=json.dumps({**mixture_settings(mixture, snr), **facts}),
+    )
+
+
+# --- The feature file -----------------------------------------------------------------------------
 
 
 def n_frames_of(mixture: Mixture) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from speech_enhancement.data.draws import held_out_speech
+from speech_enhancement.data.mixtures import held_out_speech
 from speech_enhancement.data.packed_data import open_packed_file
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler

@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from speech_enhancement.data.audio_files import AudioCache, list_audio
-from speech_enhancement.data.draws import held_out_speech
+from speech_enhancement.data.mixtures import held_out_speech
 from speech_enhancement.data.packed_data import read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.keras_backend import has_bfloat16, import_keras
