@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import re
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -63,8 +64,12 @@ def _remove_leftovers(folder: str, process: int) -> None:
     for name in os.listdir(folder):
         found = re.match(rf"\.tmp-{_machine()}-(\d+)-[0-9a-f]{{12}}(?:\.|$)", name)
         if found and not _is_running(int(found[1])):
-            with contextlib.suppress(OSError):
-                os.remove(os.path.join(folder, name))
+            leftover = os.path.join(folder, name)
+            if os.path.isdir(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.remove(leftover)
 
 
 def _is_running(process: int) -> bool:
@@ -89,15 +94,21 @@ def own_temporary_folder(parent: str | None = None) -> Iterator[None]:
     """Let libraries make their temporary files in a folder of their own, removed in any case.
 
     Args:
-      parent: where to make it; None takes the system's folder of temporary files.
+      parent: where to make it, under a temporary name like those of `replacing`, so that what a killed run
+        left is removed by the next; None takes the system's folder of temporary files.
     """
     before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=parent) as folder:
-        tempfile.tempdir = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = before
+    if parent is None:
+        folder = tempfile.mkdtemp(prefix=".tmp-")
+    else:
+        folder = os.path.join(parent, _temporary_name("folder"))
+        os.makedirs(folder, exist_ok=True)
+    tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: str, content: bytes | bytearray | memoryview) -> None:
