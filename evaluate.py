@@ -2,7 +2,13 @@
 
 import argparse
 
-from speech_enhancement.command_line import add_step, decibels, positive_int, run_step
+from speech_enhancement.command_line import (
+    add_step,
+    add_training_choice,
+    decibels,
+    positive_int,
+    run_step,
+)
 from speech_enhancement.evaluation.figures import plot_training_stat
 from speech_enhancement.evaluation.measures import MEASURES, PESQ
 from speech_enhancement.evaluation.report_files import report
@@ -33,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         step.add_argument(
             "--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB"
         )
+    for step in (plot, table, page):
+        add_training_choice(step)
     add_plot_flags(plot)
     add_score_flags(waves, pair)
     table.add_argument(
@@ -50,13 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_plot_flags(plot: argparse.ArgumentParser) -> None:
-    """Add which training is drawn, and which of its iterations."""
-    plot.add_argument(
-        "--tr_snr",
-        type=decibels,
-        nargs="+",
-        help="SNRs of the training in dB; default: the only training there is",
-    )
+    """Add which iterations of a training are drawn."""
     plot.add_argument("--bgn_iter", type=int, default=0, help="first iteration drawn")
     plot.add_argument(
         "--fin_iter", type=int, help="iteration to stop before; default: after the last"

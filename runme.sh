@@ -95,7 +95,7 @@ prepare test "$TE_SPEECH_DIR" "$TE_NOISE_DIR" "$TE_SNR"
 # Train from random weights, and draw the losses.
 step "Train" "$PYTHON" "$here/main_dnn.py" train --workspace "$WORKSPACE" --te_snr "$TE_SNR" --recipe "$RECIPE" \
     "${trained_at[@]}" ${source[@]+"${source[@]}"} ${learning_rate[@]+"${learning_rate[@]}"} \
-    --n_iterations "$ITERATION" --eval_every "$interval"
+    ${n_concat[@]+"${n_concat[@]}"} --n_iterations "$ITERATION" --eval_every "$interval"
 step "Draw the training curve" "$PYTHON" "$here/evaluate.py" plot_training_stat --workspace "$WORKSPACE" \
     "${trained_at[@]}" --bgn_iter 0 --fin_iter $((ITERATION + 1))
 

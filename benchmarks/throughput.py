@@ -187,16 +187,14 @@ def step_rate(training, batches, n_steps: int) -> tuple[float, float]:
 
 def measure_training(corpus: Path, out: Path) -> None:
     """Print the step rate on the fly and with a data.h5, against one fixed batch."""
-    import contextlib
     import itertools
 
+    from speech_enhancement.parallel import ahead
     from speech_enhancement.training.devices import Share
+    from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
+    from speech_enhancement.training.options import TrainingOptions, chosen_recipe
+    from speech_enhancement.training.packed_batches import open_packed_training
     from speech_enhancement.training.training import Training
-    from speech_enhancement.training.training_sets import (
-        on_the_fly_sets,
-        packed_sets,
-        resolve_recipe,
-    )
 
     workspace = out / "training"
     test_set(corpus, workspace, RECIPE)
@@ -206,20 +204,22 @@ def measure_training(corpus: Path, out: Path) -> None:
     for name in ("packed_features/spectrogram/train", "mixture_csvs/train.csv"):
         if not (workspace / name).exists():
             (workspace / name).symlink_to((packed_from / name).resolve())
-    recipe = resolve_recipe(RECIPE, tr_snr=[0.0])
-    speech, noise = str(corpus / "train_speech"), str(corpus / "train_noise_free")
+    options = TrainingOptions(
+        workspace=str(workspace),
+        te_snr=0.0,
+        tr_snr=[0.0],
+        speech_dir=str(corpus / "train_speech"),
+        noise_dir=str(corpus / "train_noise_free"),
+        cache_mb=2000,
+    )
+    recipe = chosen_recipe(options)
     print(
         "| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n|---|---|---|---|"
     )
-    with contextlib.ExitStack() as stack:
-        share = Share()
-        packed = packed_sets(stack, str(workspace), 0, recipe, 0, 0.0, share)
-        fly = on_the_fly_sets(stack, str(workspace), 0, recipe, speech, noise, 0, 0.0, 2000, share)
-        for name, (chosen, sets) in (("data.h5", packed), ("on the fly", fly)):
-            training, batches = (
-                Training(str(workspace), "benchmark", chosen, sets, 0, share),
-                sets.batches(0),
-            )
+    kinds = {"data.h5": open_packed_training, "on the fly": open_mixing_on_the_fly}
+    for name, open_data in kinds.items():
+        with open_data(options, recipe, Share()) as data:
+            training, batches = Training(options, recipe, data), ahead(data.trained_on.batches())
             fixed = next(batches)
             rates = [
                 (
@@ -228,10 +228,10 @@ def measure_training(corpus: Path, out: Path) -> None:
                 )
                 for _ in range(2)
             ]
-            (bare, _), (real, waited) = (max(of_kind) for of_kind in zip(*rates, strict=True))
-            print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 | |")
-            print(f"| {name} | {real:.2f} | {real / bare:.3f} | {100 * waited:.1f} % |", flush=True)
             batches.close()
+        (bare, _), (real, waited) = (max(of_kind) for of_kind in zip(*rates, strict=True))
+        print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 | |")
+        print(f"| {name} | {real:.2f} | {real / bare:.3f} | {100 * waited:.1f} % |", flush=True)
 
 
 def measure_memory(corpus: Path, out: Path) -> None:

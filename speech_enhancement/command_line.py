@@ -17,7 +17,7 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
 
     Returns:
       The exit status: 0 or what the step returned; 2 after the one line that a foreseen error is
-      worth; READER_GONE, without a line, when who read the output went away (`| head`).
+      worth; READER_GONE, without a line, when who read the output went away (`| head`); 130 after Ctrl-C.
     """
     _replace_closed_streams()
     name, line = parser.prog, None
@@ -34,6 +34,8 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
         return status
     except InputError as error:
         line, status = error, 2
+    except KeyboardInterrupt:
+        line, status = "interrupted", 130
     except BrokenPipeError:
         status = READER_GONE
     except OSError as error:
@@ -113,6 +115,23 @@ def add_step(steps, step, summary: str) -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=step, step_name=step.__name__)
     return parser
+
+
+def add_training_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name a training by its SNRs."""
+    parser.add_argument(
+        "--tr_snr",
+        type=decibels,
+        nargs="+",
+        help="SNRs of the training in dB; default: the training that ran last",
+    )
+    parser.add_argument(
+        "--tr_snr_range",
+        type=decibels,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of a training that drew its SNRs from a range: the range in dB",
+    )
 
 
 def decibels(text: str) -> float:

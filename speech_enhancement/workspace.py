@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import os
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from speech_enhancement.errors import InputError, require_file
@@ -121,6 +123,13 @@ def model_path(workspace: str, tr_name: str, iteration: int | str) -> str:
     )
 
 
+def saved_iterations(folder: str) -> list[int]:
+    """Return the iterations that a folder of models was saved at, in rising order."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = (re.fullmatch(r"md_(\d+)iters\.keras", name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
+
+
 def training_state_path(workspace: str, tr_name: str) -> str:
     """Return the path of all that a training needs to go on."""
     return os.path.join(models_dir(workspace, tr_name), "state.npz")
@@ -131,21 +140,69 @@ def training_stats_path(workspace: str, tr_name: str) -> str:
     return os.path.join(workspace, "training_stats", tr_name, "stats.csv")
 
 
-def find_training(workspace: str, tr_snr: list[float] | None) -> str:
-    """Return the name of the folders of a training: that at `tr_snr`, or the only one there is.
+def training_name(snrs: Sequence[float], snr_range: Sequence[float] | None = None) -> str:
+    """Return the name of the folders of a training: of its SNRs, or of the ends of their range.
+
+    >>> training_name([0, 5]), training_name([], [-5, 15])
+    ('0db_5db', '-5dbto15db')
+    """
+    return "to".join(map(snr_name, snr_range)) if snr_range else snr_name(*snrs)
+
+
+def find_training(
+    workspace: str, tr_snr: list[float] | None = None, tr_snr_range: list[float] | None = None
+) -> str:
+    """Return the name of the folders of a training: that at the SNRs or their range, or the last one.
 
     Raises:
-      InputError: no SNR is given, and there are several trainings or none.
+      InputError: SNRs and a range are given, or neither and there is no training.
     """
-    if tr_snr:
-        return snr_name(*tr_snr)
+    if tr_snr and tr_snr_range:
+        raise InputError("expected --tr_snr or --tr_snr_range, found both; leave one out")
+    if tr_snr or tr_snr_range:
+        return training_name(tr_snr or [], tr_snr_range)
+    written = _recorded_trainings(workspace)
+    last = max(written, key=written.get)
+    if len(written) > 1:
+        print(
+            f"{workspace} holds the trainings {', '.join(written)}: taking {last}, which ran last; "
+            f"--tr_snr or --tr_snr_range choose another"
+        )
+    return last
+
+
+def require_training(
+    workspace: str, tr_snr: list[float] | None, tr_snr_range: list[float] | None
+) -> str | None:
+    """Return the name of the training that the SNRs or their range name; None where neither is given.
+
+    Raises:
+      InputError: there is none.
+    """
+    if not tr_snr and not tr_snr_range:
+        return None
+    name, names = find_training(workspace, tr_snr, tr_snr_range), _recorded_trainings(workspace)
+    if name not in names:
+        raise InputError(f"{workspace} holds the trainings {', '.join(names)}, not {name}")
+    return name
+
+
+def _recorded_trainings(workspace: str) -> dict[str, float]:
+    """Return when each training of a workspace last recorded its losses, by name.
+
+    Raises:
+      InputError: there is no training.
+    """
     folder = os.path.join(workspace, "training_stats")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    if len(names) != 1:
-        raise InputError(
-            f"{folder} holds {', '.join(names) or 'no training'}; choose one with --tr_snr, or run train first"
-        )
-    return names[0]
+    written = {
+        name: os.path.getmtime(training_stats_path(workspace, name))
+        for name in names
+        if os.path.isfile(training_stats_path(workspace, name))
+    }
+    if not written:
+        raise InputError(f"{folder} holds no training; run train first")
+    return written
 
 
 def enhanced_path(workspace: str, te_snr: float, name: str) -> str:

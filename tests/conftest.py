@@ -1,5 +1,6 @@
 """Shared fixtures: the mini data, and workspaces that the commands made from it."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import evaluate
 import main_dnn
 import prepare_data
 from speech_enhancement.network.keras_backend import choose_backend
+from speech_enhancement.workspace import training_stats_path
 
 choose_backend()  # also for tests that import Keras themselves
 
@@ -173,6 +175,40 @@ def trained(tmp_path_factory):
     return workspace
 
 
+@pytest.fixture(scope="session")
+def test_set(tmp_path_factory):
+    """A workspace with the test set, packed for the default recipe. Read only: copy it before changing it."""
+    workspace = tmp_path_factory.mktemp("on_the_fly")
+    assert create(workspace, "test") == calculate(workspace, "test") == 0
+    assert pack(workspace, "test", 0, "--recipe", "default") == 0
+    return workspace
+
+
+def write_recipe(path, name="default", **values):
+    """Write a shipped recipe with small layers and other values."""
+    lines = (ROOT / "recipes" / f"{name}.toml").read_text().splitlines()
+    values = {"hidden_units": 32, "batch_size": 64, "warm_up": 2, **values}
+    for index, line in enumerate(lines):
+        key = line.split(" = ")[0]
+        if key in values:
+            lines[index] = f"{key} = {values[key]}"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def on_the_fly_flags(workspace, recipe):
+    folders = ("--speech_dir", MINI / "train_speech", "--noise_dir", MINI / "train_noise")
+    return ("--workspace", workspace, "--te_snr", 0, "--recipe", recipe, "--on_the_fly", *folders)
+
+
+def read_stats(workspace, name="0db"):
+    """Return the losses that a training recorded: iteration, tr_loss, te_loss and what follows."""
+    with open(training_stats_path(str(workspace), name), encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    return [(int(row[0]), *map(float, row[1:])) for row in rows]
+
+
+DEFAULT = "-5db_0db_5db_10db_15db_20db"  # the name of a training with the default recipe
 needs_pesq = pytest.mark.skipif(
     not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh"
 )

@@ -24,7 +24,7 @@ from speech_enhancement.training.on_the_fly import (
     SEGMENT_FRAMES,
     SEGMENT_SAMPLES,
     MixtureStream,
-    Snrs,
+    Recordings,
 )
 from speech_enhancement.workspace import mixed_audio_path, read_mixtures
 
@@ -66,7 +66,7 @@ def test_all_roads_give_the_same_features_and_targets(five_seconds, tmp_path, na
     with open_packed_file(str(five_seconds), "train", SNR) as packed:
         x, y = packed["x"][:], packed["y"][:]
     recipe = dataclasses.replace(
-        small(name), training=Training(batch_size=16), training_noise=TrainingNoise()
+        small(name), training=Training(snr_db=(SNR,), batch_size=16), training_noise=TrainingNoise()
     )
     n_side = (recipe.input.n_concat - 1) // 2
 
@@ -76,8 +76,11 @@ def test_all_roads_give_the_same_features_and_targets(five_seconds, tmp_path, na
         assert np.mean(np.abs(found - expected)) < 1e-5
         assert np.max(np.abs(found - expected)) < 0.05
 
-    paths = [[str(five_seconds / kind / "a.wav")] for kind in ("speech", "noise")]
-    stream = MixtureStream(*paths, recipe, Snrs((SNR,)), [0], AudioCache())
+    waves = [
+        Recordings([str(five_seconds / kind / "a.wav")], AudioCache())
+        for kind in ("speech", "noise")
+    ]
+    stream = MixtureStream(*waves, recipe, [0])
     n_rows = recipe.input.n_statistics
     stream.scaler = Scaler(
         np.zeros(257), np.ones(257), np.zeros((n_rows, 257)), np.ones((n_rows, 257))

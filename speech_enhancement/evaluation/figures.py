@@ -129,6 +129,7 @@ def read_losses(workspace: str, tr_name: str) -> LoggedLosses:
 def plot_training_stat(
     workspace: str,
     tr_snr: list[float] | None = None,
+    tr_snr_range: list[float] | None = None,
     bgn_iter: int = 0,
     fin_iter: int | None = None,
     interval_iter: int = 1,
@@ -137,13 +138,14 @@ def plot_training_stat(
 
     Args:
       workspace: folder with training_stats/; the picture goes to figures/.
-      tr_snr: signal-to-noise ratios of the training in dB; None takes the only training there is.
+      tr_snr, tr_snr_range: signal-to-noise ratios of the training, or their range, in dB; without
+        them the training that ran last.
       bgn_iter, fin_iter, interval_iter: the iterations range(bgn_iter, fin_iter, interval_iter);
         fin_iter itself is left out; None draws to the end.
     Raises:
       InputError: no recorded iteration is among them.
     """
-    tr_name = find_training(workspace, tr_snr)
+    tr_name = find_training(workspace, tr_snr, tr_snr_range)
     source = training_stats_path(workspace, tr_name)
     _, iterations, losses = read_losses(workspace, tr_name)
     if not iterations:

@@ -33,12 +33,19 @@ from speech_enhancement.workspace import (
     mixed_audio_path,
     read_mixtures,
     report_dir,
+    require_training,
     scores_path,
     training_stats_path,
 )
 
 
-def report(workspace: str, te_snr: float, speech_dir: str | None = None) -> None:
+def report(
+    workspace: str,
+    te_snr: float,
+    speech_dir: str | None = None,
+    tr_snr: list[float] | None = None,
+    tr_snr_range: list[float] | None = None,
+) -> None:
     """Write report/index.html with the waves and pictures that it shows; it needs no network.
 
     It replaces an earlier report. The page is written last: a run that is killed leaves none.
@@ -52,10 +59,12 @@ def report(workspace: str, te_snr: float, speech_dir: str | None = None) -> None
       te_snr: signal-to-noise ratio of the test mixtures in dB.
       speech_dir: folder of the clean test speech; None makes it of its magnitudes in the feature
         files and the mixtures' phase.
+      tr_snr, tr_snr_range: of the training whose losses are shown; without them those of all.
     Raises:
       InputError: there are no scores, they are not those of the test mixtures, or a file is missing
         or damaged.
     """
+    tr_name = require_training(workspace, tr_snr, tr_snr_range)
     path = scores_path(workspace, te_snr)
     table = read_score_table(path)
     mixtures = read_mixtures(workspace, "test")
@@ -64,6 +73,7 @@ def report(workspace: str, te_snr: float, speech_dir: str | None = None) -> None
     for mixture in mixtures:
         check_features(workspace, "test", te_snr, mixture)
     at_snrs, trainings = read_tables_at_snrs(workspace), read_trainings(workspace)
+    trainings = [training for training in trainings if tr_name in (None, training.tr_name)]
 
     folder = report_dir(workspace)
     index = os.path.join(folder, "index.html")

@@ -13,6 +13,7 @@ from speech_enhancement.workspace import (
     flat_name,
     parse_number,
     read_table,
+    require_training,
     scores_path,
     snr_name,
 )
@@ -108,7 +109,13 @@ def average(by_noise: dict[str, Statistics | None]) -> Statistics | None:
     return Statistics(np.mean(means, axis=0), np.mean(deviations, axis=0), sum(n_files))
 
 
-def get_stats(workspace: str, te_snr: float, measure: str = "pesq_raw_mos") -> None:
+def get_stats(
+    workspace: str,
+    te_snr: float,
+    measure: str = "pesq_raw_mos",
+    tr_snr: list[float] | None = None,
+    tr_snr_range: list[float] | None = None,
+) -> None:
     """Print the averages of a measure: a row for each noise, mean +- standard deviation over files.
 
     `Avg.` is the mean of the rows' means +- the mean of their deviations. Files without a score
@@ -118,9 +125,12 @@ def get_stats(workspace: str, te_snr: float, measure: str = "pesq_raw_mos") -> N
       workspace: folder with scores/.
       te_snr: signal-to-noise ratio of the test mixtures in dB.
       measure: one of measures.MEASURES.
+      tr_snr, tr_snr_range: of the training; only a check that there is one, since the scores are
+        those of the waves that inference wrote last.
     Raises:
       InputError: there are no scores, or no column of this measure.
     """
+    require_training(workspace, tr_snr, tr_snr_range)
     path = scores_path(workspace, te_snr)
     table = read_score_table(path)
     if measure not in table.measures:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from speech_enhancement.files import own_temporary_folder, replacing
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, frames_and_statistics
 from speech_enhancement.recipe import Recipe, recipe_from_dict
+from speech_enhancement.workspace import saved_iterations
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
@@ -168,7 +168,7 @@ def load_model(path: str):
       InputError: the file is damaged, not one of ours, or made for another transform than config.py's.
     """
     if not os.path.isfile(path):
-        raise MissingFileError(f"{path} is missing; {_saved_iterations(os.path.dirname(path))}")
+        raise MissingFileError(f"{path} is missing; {_say_saved(os.path.dirname(path))}")
     settings = _read_settings(path)
     for name, ours in stft_settings.items():
         its = getattr(settings, name)
@@ -252,14 +252,9 @@ def check_scaler(scaler: Scaler, n_freq: int, n_statistics: int, path: str, advi
             )
 
 
-def _saved_iterations(folder: str) -> str:
+def _say_saved(folder: str) -> str:
     """Say which iterations were saved in a folder of models."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    saved = sorted(
-        int(found[1])
-        for found in (re.fullmatch(r"md_(\d+)iters\.keras", name) for name in names)
-        if found
-    )
+    saved = saved_iterations(folder)
     return f"--iteration can be {', '.join(map(str, saved))}" if saved else "run train first"
 
 

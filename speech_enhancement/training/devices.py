@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.keras_backend import import_keras
+from speech_enhancement.progress import say
 
 _VARIABLES = [
     f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
@@ -79,3 +80,18 @@ def start_distribution() -> Share:
     return Share(
         index, n_processes, len(devices), keras.distribution.DataParallel(auto_shard_dataset=False)
     )
+
+
+def say_device(share: Share, precision: str) -> None:
+    """Print what the training runs on."""
+    keras = import_keras()
+    backend = keras.backend.backend()
+    if backend == "torch":  # Keras does not list PyTorch's devices
+        import torch
+
+        devices = ["gpu" if torch.cuda.is_available() else "cpu"]
+    else:
+        devices = keras.distribution.list_devices()
+        devices = devices if share.n_devices > 1 else devices[:1]
+    process = f", process {share.index} of {share.n_processes}" if share.n_processes > 1 else ""
+    say(f"train on {', '.join(devices)} in {precision}, Keras backend {backend}{process}")

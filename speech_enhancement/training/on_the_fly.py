@@ -1,6 +1,10 @@
 """Training mixtures that are made as they are needed: the data never end, the disk holds only waves."""
 
+import contextlib
+import hashlib
 import itertools
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import n_overlap, n_window, sample_rate
-from speech_enhancement.data.audio_files import AudioCache
+from speech_enhancement.data.audio_files import AudioCache, list_audio
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import (
+    N_FREQ,
+    N_HOP,
     RunningStatistics,
     hz_to_bark,
     mix_at_snr,
@@ -19,18 +25,23 @@ from speech_enhancement.features import (
 )
 from speech_enhancement.network_input import Scaler, frames_and_statistics, targets
 from speech_enhancement.parallel import in_order_ahead, n_cores
+from speech_enhancement.progress import say
 from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import Share
-
-SEGMENT_FRAMES = (
-    312  # 5 s, no more than a window of level_window_s = 5: one estimate serves a segment
+from speech_enhancement.training.options import TrainingOptions
+from speech_enhancement.training.packed_batches import (
+    Batch,
+    TrainingData,
+    hold_out,
+    open_test_set,
 )
+
+SEGMENT_FRAMES = 312  # 5 s, no more than a window of level_window_s = 5: one estimate serves it
 RUN_FRAMES = 4  # neighbouring frames that stay together in a batch
 RUNS_PER_SEGMENT = 4  # of one segment in a batch
 BATCHES_PER_BLOCK = SEGMENT_FRAMES // RUN_FRAMES // RUNS_PER_SEGMENT
-N_HOP = n_window - n_overlap
+EVALUATION_BATCHES = 16  # they are made anew at each evaluation
 SEGMENT_SAMPLES = (SEGMENT_FRAMES - 1) * N_HOP + n_window
-N_FREQ = n_window // 2 + 1
 BARK = hz_to_bark(np.arange(N_FREQ) * sample_rate / n_window)
 OCTAVES = np.log2(
     np.maximum(np.arange(N_FREQ) * sample_rate / n_window, 62.5) / 1000
@@ -53,17 +64,62 @@ class Block:
     targets: np.ndarray
     runs: np.ndarray
 
-    def batch(self, number: int) -> tuple[list[np.ndarray], np.ndarray]:
+    def batch(self, number: int) -> Batch:
         """Return the inputs of network.build_network and the targets of a batch: some runs of each segment."""
-        first = self.runs[:, number * RUNS_PER_SEGMENT : (number + 1) * RUNS_PER_SEGMENT].reshape(
-            -1, 1
-        )
+        of_batch = slice(number * RUNS_PER_SEGMENT, (number + 1) * RUNS_PER_SEGMENT)
+        first = self.runs[:, of_batch].reshape(-1, 1)
         segment = np.arange(len(self.runs)).repeat(RUNS_PER_SEGMENT)[:, None]
         n_around = RUN_FRAMES + self.frames.shape[1] - SEGMENT_FRAMES
         inputs = [self.frames[segment, first + np.arange(n_around)]]
         if self.statistics.shape[1]:
             inputs.append(self.statistics[segment])
         return inputs, self.targets[segment, first + np.arange(RUN_FRAMES)]
+
+
+class Recordings:
+    """Audio files to draw from; what cannot be used is named once, and skipped from then on.
+
+    Args:
+      paths: of the files.
+      cache: keeps some of them decoded. Several sets and threads may share it.
+    """
+
+    def __init__(self, paths: list[str], cache: AudioCache):
+        self._paths, self._cache = paths, cache
+        self._usable: set[str] = set()
+        self._skipped: set[str] = set()
+        self._lock = threading.Lock()
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw a recording, (n_samples,) float32, not to be written to.
+
+        Raises:
+          InputError: none of the files can be used.
+        """
+        while True:
+            path = self._paths[rng.integers(len(self._paths))]
+            if path in self._skipped:
+                continue
+            try:
+                audio = self._cache.read(path)
+                if path not in self._usable and not audio.any():
+                    raise InputError(f"{path} is silent; replace or remove it")
+            except InputError as error:
+                self._skip(path, error)
+                continue
+            self._usable.add(path)
+            return audio
+
+    def _skip(self, path: str, error: InputError) -> None:
+        """Name a file that cannot be used, once; raise InputError when no other is left."""
+        with self._lock:
+            if path not in self._skipped:
+                self._skipped.add(path)
+                say(f"skipped: {error}")
+            if len(self._skipped) == len(self._paths):
+                raise InputError(
+                    f"none of {len(self._paths)} files can be used; {error}"
+                ) from error
 
 
 class MixtureStream:
@@ -75,20 +131,23 @@ class MixtureStream:
     A block has one segment of 5 s for each 16 frames of a batch: 32 segments, about 32 MB, for a batch of 512.
     Each of its 19 batches takes 4 runs of 4 frames from each segment; a batch size is rounded down to
     a multiple of 16.
+
+    Args:
+      speech, noise: what the mixtures are made of.
+      recipe: inputs and targets, SNRs, changes to the noise, batch size.
+      seed: numbers that set this stream apart from others.
+      share: of several processes each makes its part of every block.
     """
 
     def __init__(
         self,
-        speech_paths: list[str],
-        noise_paths: list[str],
+        speech: Recordings,
+        noise: Recordings,
         recipe: Recipe,
-        snrs: "Snrs",
         seed: list[int],
-        cache: AudioCache,
         share: Share = Share(),  # noqa: B008 (it is frozen)
     ):
-        self._speech_paths, self._noise_paths = speech_paths, noise_paths
-        self._recipe, self._snrs, self._seed, self._cache = recipe, snrs, seed, cache
+        self._speech, self._noise, self._recipe, self._seed = speech, noise, recipe, seed
         self.scaler: Scaler | None = None
         self._n_segments = max(1, recipe.training.batch_size // (RUN_FRAMES * RUNS_PER_SEGMENT))
         if self._n_segments % share.n_devices:
@@ -108,13 +167,12 @@ class MixtureStream:
                 of_frames.add(frames)
                 of_statistics.add(statistics[:1].reshape(1, -1))
         shape = (self._recipe.input.n_statistics, N_FREQ)
-        statistics_mean, statistics_std = np.zeros(shape), np.ones(shape)
-        if shape[0]:
-            statistics_mean, statistics_std = (
-                of_statistics.mean.reshape(shape),
-                of_statistics.std.reshape(shape),
-            )
-        self.scaler = Scaler(of_frames.mean, of_frames.std, statistics_mean, statistics_std)
+        self.scaler = Scaler(
+            of_frames.mean,
+            of_frames.std,
+            of_statistics.mean.reshape(shape),
+            of_statistics.std.reshape(shape),
+        )
         return self.scaler
 
     def block(self, number: int) -> Block:
@@ -131,7 +189,7 @@ class MixtureStream:
             parts.append((padded, self.scaler.statistics(statistics[0]), wanted, runs))
         return Block(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
-    def batches(self, first: int = 0) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    def batches(self, first: int = 0) -> Iterator[Batch]:
         """Yield batches without end, from number `first` on; all cores make them ahead of need.
 
         Working set: a block for each core and two more.
@@ -146,7 +204,7 @@ class MixtureStream:
                 )
                 skipped = 0
 
-    def sample(self, max_batches: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    def sample(self, max_batches: int = EVALUATION_BATCHES) -> Iterator[Batch]:
         """Yield the same few batches at each call."""
         for number in range(-(-max_batches // BATCHES_PER_BLOCK)):
             block = self.block(number)
@@ -165,7 +223,7 @@ class MixtureStream:
         """
         speech, utterance_rms = self._draw_speech(rng)
         noise = self._draw_noise(rng)
-        mixed, speech, *_ = mix_at_snr(speech, noise, self._snrs.draw(rng), utterance_rms)
+        mixed, speech, *_ = mix_at_snr(speech, noise, self._draw_snr(rng), utterance_rms)
         return stft(mixed, n_window, n_overlap), np.abs(stft(speech, n_window, n_overlap))
 
     def _draw_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -174,29 +232,40 @@ class MixtureStream:
         Returns:
           (SEGMENT_SAMPLES,) float32, and the root mean square of the whole utterance.
         """
-        path = self._speech_paths[rng.integers(len(self._speech_paths))]
-        speech = self._cache.read(path)
-        rms = root_mean_square(speech)
-        if rms == 0:
-            raise InputError(f"{path} is silent, so no SNR can be reached; remove it")
         at_start = self._recipe.input.noise_estimate == "first_frames"
-        return segment(speech, SEGMENT_SAMPLES, rng, at_start), rms
+        while True:
+            utterance = self._speech.draw(rng)
+            speech = segment(utterance, SEGMENT_SAMPLES, rng, at_start)
+            if at_start or speech.any():  # a long pause is drawn again
+                return speech, root_mean_square(utterance)
 
     def _draw_noise(self, rng: np.random.Generator) -> np.ndarray:
         """Draw 5 s of noise, a recording or made up, as the recipe says; (SEGMENT_SAMPLES,) float32."""
-        settings = self._recipe.training_noise
+        changes = self._recipe.training_noise
         knots = rng.standard_normal(8)
-        if rng.random() < settings.synthetic:
+        if rng.random() < changes.synthetic:
             slope = rng.uniform(-10, 3)  # dB per octave
             noise = rng.standard_normal(SEGMENT_SAMPLES, np.float32)
             return with_response(noise, slope * OCTAVES + 4 * smooth_response(knots))
-        recording = self._cache.read(self._noise_paths[rng.integers(len(self._noise_paths))])
-        speed = 2 ** rng.uniform(-0.5, 0.5) if settings.speed else 1.0
-        n_samples = SEGMENT_SAMPLES if speed == 1 else round(SEGMENT_SAMPLES * speed) + 1
-        noise = played_at(segment(recording, n_samples, rng), speed)[:SEGMENT_SAMPLES]
-        if settings.equalization_db == 0:
+        noise = self._draw_recorded_noise(rng)
+        if changes.equalization_db == 0:
             return noise
-        return with_response(noise, settings.equalization_db * smooth_response(knots))
+        return with_response(noise, changes.equalization_db * smooth_response(knots))
+
+    def _draw_recorded_noise(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw 5 s of a recording that are not all silent, at a speed drawn too where the recipe says so."""
+        while True:
+            recording = self._noise.draw(rng)
+            speed = 2 ** rng.uniform(-0.5, 0.5) if self._recipe.training_noise.speed else 1.0
+            n_samples = SEGMENT_SAMPLES if speed == 1 else round(SEGMENT_SAMPLES * speed) + 1
+            noise = played_at(segment(recording, n_samples, rng), speed)[:SEGMENT_SAMPLES]
+            if noise.any():
+                return noise
+
+    def _draw_snr(self, rng: np.random.Generator) -> float:
+        """Draw one of the recipe's SNRs in dB, or evenly from their range."""
+        values, limits = self._recipe.training.snr_db, self._recipe.training.snr_range_db
+        return rng.uniform(*limits) if limits else values[rng.integers(len(values))]
 
 
 def segment(
@@ -242,16 +311,58 @@ def with_response(audio: np.ndarray, response_db: np.ndarray) -> np.ndarray:
     )
 
 
-@dataclass(frozen=True)
-class Snrs:
-    """The signal-to-noise ratios of training mixtures: some values, or an evenly filled range, in dB."""
+# --- Opening folders of audio -----------------------------------------------------------------
 
-    values: tuple[float, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
 
-    def draw(self, rng: np.random.Generator) -> float:
-        """Draw one."""
-        if self.values:
-            return self.values[rng.integers(len(self.values))]
-        return rng.uniform(self.low, self.high)
+@contextlib.contextmanager
+def open_mixing_on_the_fly(
+    options: TrainingOptions, recipe: Recipe, share: Share
+) -> Iterator[TrainingData]:
+    """List the training speech and noise, and open the packed test set of the workspace.
+
+    Raises:
+      InputError: a folder is missing or holds no usable audio, or the test set is not as expected.
+    """
+    if not options.speech_dir or not options.noise_dir:
+        raise InputError(
+            "--on_the_fly needs --speech_dir and --noise_dir, folders of training speech and noise"
+        )
+    with open_test_set(options, recipe) as (test_set, test_data):
+        speech_names = list_audio(options.speech_dir, "speech")
+        noise_names = list_audio(options.noise_dir, "noise")
+        held_out = hold_out(speech_names, options.valid_fraction)
+        cache = AudioCache(options.cache_mb * 2**20)
+
+        def recordings(folder: str, names: list[str]) -> Recordings:
+            return Recordings([os.path.join(folder, name) for name in names], cache)
+
+        noise = recordings(options.noise_dir, noise_names)
+        kept = [name for name in speech_names if name not in held_out]
+        speech = recordings(options.speech_dir, kept)
+        train_set = MixtureStream(speech, noise, recipe, [options.seed, 0], share)
+        evaluated = {
+            "tr_loss": MixtureStream(speech, noise, recipe, [options.seed, 1]),
+            "te_loss": test_set,
+        }
+        if held_out:
+            held_out_speech = recordings(options.speech_dir, sorted(held_out))
+            evaluated["valid_loss"] = MixtureStream(
+                held_out_speech, noise, recipe, [options.seed, 2]
+            )
+        scaler = train_set.compute_scaler()
+        for data in evaluated.values():
+            data.scaler = scaler
+        made_from = {
+            "training speech": listing(options.speech_dir, speech_names),
+            "training noise": listing(options.noise_dir, noise_names),
+            "test data": test_data,
+        }
+        yield TrainingData(train_set, evaluated, scaler, made_from)
+
+
+def listing(folder: str, names: list[str]) -> str:
+    """Return in words which files a folder holds; another for other names or lengths, wherever it lies."""
+    sizes = [os.path.getsize(os.path.join(folder, name)) for name in names]
+    content = "\n".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return f"{len(names)} files of {sum(sizes)} bytes, listed as {digest[:12]}"

@@ -1,29 +1,41 @@
 """Training a network: the loop, the losses on the way, what is saved, and going on after a kill."""
 
-import dataclasses
+import contextlib
 import importlib.util
 import os
-import re
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
 from config import stft_settings
 from speech_enhancement.errors import InputError
-from speech_enhancement.files import read_npz, replacing, write_text
+from speech_enhancement.features import N_FREQ, RunningStatistics
+from speech_enhancement.files import write_text
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import make_loss
 from speech_enhancement.network.network import Settings, build_network, save_model
-from speech_enhancement.network_input import Scaler
+from speech_enhancement.parallel import ahead
 from speech_enhancement.progress import say, track
 from speech_enhancement.recipe import Recipe
-from speech_enhancement.training.devices import Share
+from speech_enhancement.training.devices import Share, say_device, start_distribution
+from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
+from speech_enhancement.training.options import TrainingOptions, chosen_recipe, with_training
+from speech_enhancement.training.packed_batches import (
+    BatchSource,
+    TrainingData,
+    open_packed_training,
+)
+from speech_enhancement.training.state import MAY_GROW, facts_of, read_state, write_state
 from speech_enhancement.workspace import (
     csv_text,
     model_path,
     models_dir,
+    saved_iterations,
+    training_name,
     training_state_path,
     training_stats_path,
 )
@@ -31,61 +43,40 @@ from speech_enhancement.workspace import (
 AVERAGE_EVERY = 8  # iterations between updates of the averaged weights
 
 
-@dataclass
-class Sets:
-    """What a training reads.
-
-    Attributes:
-      batches: a function of a batch number: yields training batches from there on, without end.
-      samples: by name (tr_loss, te_loss, valid_loss), a function that yields the batches to evaluate.
-      scaler: of what the network sees.
-      n_freq: frequency bins of a frame.
-    """
-
-    batches: Callable[[int], Iterator]
-    samples: dict[str, Callable[[], Iterator]]
-    scaler: Scaler
-    n_freq: int
-
-
 class Training:
     """A network in training: its optimizer, its averaged weights, and the losses recorded so far.
 
     Args:
-      workspace, tr_name: folder, and name of the folders in it.
-      recipe: with all that the flags of train put over it.
-      sets: what is read.
-      seed: of first weights and dropout.
+      options: as the flags of train.
+      recipe: with all that the options override.
+      data: what is read.
       share: of several processes each trains on its part of every batch.
-      tensorboard: folder for TensorBoard's files; None writes none.
     """
 
     def __init__(
         self,
-        workspace: str,
-        tr_name: str,
+        options: TrainingOptions,
         recipe: Recipe,
-        sets: Sets,
-        seed: int,
+        data: TrainingData,
         share: Share = Share(),  # noqa: B008 (it is frozen)
-        tensorboard: str | None = None,
     ):
-        self.workspace, self.tr_name, self.recipe, self.sets = workspace, tr_name, recipe, sets
-        self.iteration, self.stats, self.share = 0, [], share
-        self.identity = training_identity(recipe, seed)
-        scaled = sets.scaler.mean.astype(np.float32), sets.scaler.std.astype(np.float32)
+        self.options, self.recipe, self.data, self.share = options, recipe, data, share
+        self.name = training_name(recipe.training.snr_db, recipe.training.snr_range_db)
+        self.iteration, self.stats = 0, []
+        self.facts = facts_of(options, recipe, data.made_from)
+        scaled = data.scaler.mean.astype(np.float32), data.scaler.std.astype(np.float32)
         self.loss = make_loss(recipe, *scaled)
+
         # What is evaluated and saved: float32, on one device, without loss and optimizer.
-        self.result = build_network(recipe, sets.n_freq, seed)
+        self.result = build_network(recipe, N_FREQ, options.seed)
         with share.scope():
-            self.trained = build_network(recipe, sets.n_freq, seed, recipe.training.precision)
+            self.trained = build_network(recipe, N_FREQ, options.seed, recipe.training.precision)
             self.trained.compile(optimizer=make_optimizer(recipe), loss=self.loss)
             self.trained.optimizer.build(self.trained.trainable_variables)
             averages = recipe.training.weight_average > 0
-            self.average = build_network(recipe, sets.n_freq, seed) if averages else None
-        self._tensorboard = (
-            make_tensorboard(tensorboard, self.trained) if tensorboard and share.is_first else None
-        )
+            self.average = build_network(recipe, N_FREQ, options.seed) if averages else None
+        has_board = options.tensorboard and share.is_first
+        self._board = make_tensorboard(options.tensorboard, self.trained) if has_board else None
 
     def update_result(self) -> None:
         """Copy the weights, or their average if the recipe averages, to the network that is evaluated and saved."""
@@ -109,30 +100,29 @@ class Training:
     def evaluate(self) -> None:
         """Print and record the losses; keep the model as the best if its valid_loss is the lowest so far."""
         self.update_result()
-        losses = {name: self.mean_loss(batches) for name, batches in self.sets.samples.items()}
+        losses = {name: self.mean_loss(source) for name, source in self.data.evaluated.items()}
         if not np.isfinite(list(losses.values())).all():
             raise InputError(
                 f"the losses are no longer finite at iteration {self.iteration}: {losses}; lower --lr"
             )
         text = ", ".join(f"{name}: {value:.6f}" for name, value in losses.items())
         say(f"Iteration: {self.iteration}, {text}")
-        rows = [row for row in self.stats if row["iteration"] < self.iteration]
-        earlier = [row["valid_loss"] for row in rows if "valid_loss" in row]
-        self.stats = [*rows, {"iteration": self.iteration, **losses}]
-        columns = ["iteration", *losses]
-        table = [[row["iteration"], *(f"{row[name]:.6f}" for name in losses)] for row in self.stats]
-        write_text(training_stats_path(self.workspace, self.tr_name), csv_text(columns, table))
-        if self._tensorboard is not None:
-            self._tensorboard.on_epoch_end(self.iteration, losses)
-        if "valid_loss" in losses and losses["valid_loss"] <= min(earlier, default=np.inf):
-            save_model(
-                model_path(self.workspace, self.tr_name, "best"), self.result, self.settings()
-            )
 
-    def mean_loss(self, batches: Callable[[], Iterator]) -> float:
-        """Return the loss, dropout off, averaged over the frames of some batches."""
+        earlier = [row["valid_loss"] for row in self.stats if "valid_loss" in row]
+        self.stats.append({"iteration": self.iteration, **losses})
+        table = [[row["iteration"], *(f"{row[name]:.6f}" for name in losses)] for row in self.stats]
+        text = csv_text(["iteration", *losses], table)
+        write_text(training_stats_path(self.options.workspace, self.name), text)
+        if self._board is not None:
+            self._board.on_epoch_end(self.iteration, losses)
+        if "valid_loss" in losses and losses["valid_loss"] <= min(earlier, default=np.inf):
+            path = model_path(self.options.workspace, self.name, "best")
+            save_model(path, self.result, self.settings())
+
+    def mean_loss(self, source: BatchSource) -> float:
+        """Return the loss, dropout off, averaged over the frames of a sample of batches."""
         total, n_frames, result, ops = 0.0, 0, self.result, import_keras().ops
-        for inputs, y in batches():
+        for inputs, y in source.sample():
             answer = ops.convert_to_tensor(result.predict_on_batch(inputs))
             of_frames = np.asarray(
                 ops.convert_to_numpy(self.loss(ops.convert_to_tensor(y), answer))
@@ -140,14 +130,25 @@ class Training:
             total, n_frames = total + float(of_frames.sum()), n_frames + of_frames.size
         return total / n_frames
 
+    def evaluate_and_save_where_due(self) -> None:
+        """Evaluate and save at the iterations that the options ask for, and at the last one."""
+        is_last = self.iteration == self.recipe.training.n_iterations
+        is_evaluated = self.stats and self.stats[-1]["iteration"] == self.iteration
+        if not self.share.is_first:
+            return
+        if not is_evaluated and (self.iteration % self.options.eval_every == 0 or is_last):
+            self.evaluate()
+        if is_last or (self.iteration % self.options.save_every == 0 and self.iteration > 0):
+            self.save()
+
     def settings(self) -> Settings:
         """Collect what inference needs to know beside the weights."""
         settings = Settings(
             **stft_settings,
-            snr=self.tr_name,
+            snr=self.name,
             iteration=self.iteration,
             recipe=self.recipe,
-            scaler=self.sets.scaler,
+            scaler=self.data.scaler,
         )
         if self.recipe.postprocessing.global_variance:
             settings.gv_beta = self.global_variance_ratio()
@@ -158,34 +159,27 @@ class Training:
 
         GV_ref is the variance of the training sample's scaled clean log magnitudes, GV_est that of the answers.
         """
-        from speech_enhancement.features import RunningStatistics
-
         reference, estimate, result = RunningStatistics(), RunningStatistics(), self.result
-        for inputs, y in self.sets.samples["tr_loss"]():
+        for inputs, y in self.data.evaluated["tr_loss"].sample():
             clean = y if self.recipe.target.output == "log_magnitude" else y[..., 0, :]
-            answer = np.asarray(result.predict_on_batch(inputs))[..., : self.sets.n_freq]
-            reference.add(self.sets.scaler.frames(clean).reshape(-1, 1))
+            answer = np.asarray(result.predict_on_batch(inputs))[..., :N_FREQ]
+            reference.add(self.data.scaler.frames(clean).reshape(-1, 1))
             estimate.add(answer.reshape(-1, 1))
         return float(reference.std[0] / estimate.std[0])
 
     # --- Files ---
 
-    def save(self, keep: int | None) -> None:
-        """Save the model and the state to go on from; remove all but the last `keep` models."""
+    def save(self) -> None:
+        """Save the model and the state to go on from; remove all but the last models to keep."""
         self.update_result()
-        path = model_path(self.workspace, self.tr_name, self.iteration)
+        path = model_path(self.options.workspace, self.name, self.iteration)
         save_model(path, self.result, self.settings())
         self.save_state()
         say(f"Saved model to {path}")
-        if keep is not None:
-            folder = models_dir(self.workspace, self.tr_name)
-            numbered = [
-                (int(found[1]), found[0])
-                for found in map(_MODEL_NAME.fullmatch, os.listdir(folder))
-                if found
-            ]
-            for _, name in sorted(numbered)[:-keep]:
-                os.remove(os.path.join(folder, name))
+        if self.options.keep is not None:
+            saved = saved_iterations(models_dir(self.options.workspace, self.name))
+            for iteration in saved[: -self.options.keep]:
+                os.remove(model_path(self.options.workspace, self.name, iteration))
 
     def variables(self) -> list:
         """List all that changes in training: weights, states of dropout, optimizer, averaged weights."""
@@ -198,77 +192,79 @@ class Training:
         ]
 
     def save_state(self) -> None:
-        """Save all that a training needs to go on."""
-        convert = import_keras().ops.convert_to_numpy
-        arrays = {
-            f"variable_{number}": convert(variable)
-            for number, variable in enumerate(self.variables())
-        }
-        arrays["stats"] = np.array([list(row.values()) for row in self.stats])
-        arrays["columns"] = np.array(list(self.stats[0]))
-        with replacing(training_state_path(self.workspace, self.tr_name)) as temporary:
-            np.savez(
-                temporary,
-                allow_pickle=False,
-                iteration=self.iteration,
-                identity=self.identity,
-                **arrays,
-            )
+        """Save all that a training needs to go on; of several processes the first does."""
+        if not self.share.is_first:
+            return
+        path = training_state_path(self.options.workspace, self.name)
+        arrays = [import_keras().ops.convert_to_numpy(variable) for variable in self.variables()]
+        write_state(path, self.facts, self.data.scaler, self.iteration, self.stats, arrays)
 
     def load_state(self) -> None:
         """Continue from the saved state.
 
         Raises:
-          InputError: there is none, or it is of another recipe.
+          InputError: there is none, it is of another training, or it has taken more steps than are asked for.
         """
-        path = training_state_path(self.workspace, self.tr_name)
+        path = training_state_path(self.options.workspace, self.name)
         variables = self.variables()
-        names = [f"variable_{number}" for number in range(len(variables))]
-        found = read_npz(path, ("identity",), made_by="train without --resume")
-        if found["identity"] != self.identity:
+        before, iteration, self.stats, arrays = read_state(
+            path, self.facts, self.data.scaler, len(variables)
+        )
+        n_before, n_iterations = before[MAY_GROW], self.recipe.training.n_iterations
+        if iteration > n_iterations:
             raise InputError(
-                f"{path} is of a training with another recipe or other flags; train without --resume"
+                f"{path} is at iteration {iteration} already, --n_iterations asks for "
+                f"{n_iterations}; give more, or train without --resume"
             )
-        found = read_npz(
-            path, ("iteration", "stats", "columns", *names), made_by="train without --resume"
-        )
         with self.share.scope():
-            for variable, name in zip(variables, names, strict=True):
-                variable.assign(found[name])
-        self.iteration = found["iteration"]
-        columns = found["columns"].tolist()
-        self.stats = [dict(zip(columns, row, strict=True)) for row in found["stats"].tolist()]
-        for row in self.stats:
-            row["iteration"] = int(row["iteration"])
-        say(f"Resume at iteration {self.iteration}")
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
+        self.iteration = iteration
+        say(f"Resume at iteration {iteration}")
+        if n_before != n_iterations and self.recipe.training.cosine_decay:
+            recipe_before = with_training(self.recipe, {"n_iterations": n_before})
+            rate_before, rate = (
+                learning_rate_at(recipe, iteration) for recipe in (recipe_before, self.recipe)
+            )
+            say(
+                f"n_iterations was {n_before} and is {n_iterations}: the learning rate goes from "
+                f"{rate_before:.3g} to {rate:.3g} here, and falls to 0 at the new end"
+            )
 
 
-_MODEL_NAME = re.compile(r"md_(\d+)iters\.keras")
+# --- The optimizer ----------------------------------------------------------------------------
 
 
-def training_identity(recipe: Recipe, seed: int) -> str:
-    """Return what two trainings must share for one to continue the other.
+def learning_rate_schedule(recipe: Recipe):
+    """Return the learning rate as Keras takes it: a number, or a function of the iteration.
 
-    The number of iterations may grow, unless the learning rate depends on it.
+    It rises in a straight line over the warm-up and then stays, or falls as half a cosine to 0 at
+    the last iteration. The warm-up has the recipe's length, but at most a tenth of all iterations.
     """
-    if not recipe.training.cosine_decay:
-        recipe = dataclasses.replace(
-            recipe, training=dataclasses.replace(recipe.training, n_iterations=0)
-        )
-    return f"{recipe} seed {seed}"
+    settings = recipe.training
+    rate, warm_up = settings.learning_rate, min(settings.warm_up, settings.n_iterations // 10)
+    if not warm_up and not settings.cosine_decay:
+        return rate
+    return import_keras().optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warm_up else rate,
+        decay_steps=max(1, settings.n_iterations - warm_up),
+        alpha=0.0 if settings.cosine_decay else 1.0,  # share of the rate that is left in the end
+        warmup_target=rate if warm_up else None,
+        warmup_steps=warm_up,
+    )
+
+
+def learning_rate_at(recipe: Recipe, iteration: int) -> float:
+    """Return the learning rate of the step after `iteration` steps."""
+    rate = learning_rate_schedule(recipe)
+    return float(rate(iteration)) if callable(rate) else rate
 
 
 def make_optimizer(recipe: Recipe):
-    """Return Adam with the recipe's learning rate, warm-up, decay and clipping."""
-    keras, settings = import_keras(), recipe.training
-    rate = settings.learning_rate
-    if settings.cosine_decay:
-        n_decay = max(1, settings.n_iterations - settings.warm_up)
-        rises = (
-            {"warmup_target": rate, "warmup_steps": settings.warm_up} if settings.warm_up else {}
-        )
-        rate = keras.optimizers.schedules.CosineDecay(0.0 if rises else rate, n_decay, **rises)
-    return keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm or None)
+    """Return Adam with the learning rate and the clipping of a recipe."""
+    return import_keras().optimizers.Adam(
+        learning_rate_schedule(recipe), global_clipnorm=recipe.training.clip_norm or None
+    )
 
 
 def make_tensorboard(folder: str, model):
@@ -289,21 +285,82 @@ def make_tensorboard(folder: str, model):
     return callback
 
 
-def run_training(training: Training, eval_every: int, save_every: int, keep: int | None) -> None:
-    """Train up to the recipe's last iteration, which is always evaluated and saved (by the first process)."""
-    n_iterations = training.recipe.training.n_iterations
+# --- The loop ---------------------------------------------------------------------------------
+
+
+def train(options: TrainingOptions) -> int:
+    """Train the network of a recipe from random weights, or go on from a saved state.
+
+    Writes models/{tr_snr}/md_{iteration}iters.keras and, at each evaluation,
+    training_stats/{tr_snr}/stats.csv. With valid_fraction the model with the lowest loss on
+    held-out training speech is models/{tr_snr}/md_best.keras.
+
+    Working set: the network with its optimizer, and a pool of shuffled rows (see packed_batches.py)
+    or, on the fly, some blocks of mixtures (see on_the_fly.py) and the decoded waves.
+
+    Returns:
+      The exit status: 0, or 128 + the number of the signal that stopped it.
+    Raises:
+      InputError: data or scaler are missing, damaged or made with different settings.
+    """
+    share = start_distribution() if options.distribute else Share()
+    recipe = chosen_recipe(options)
+    open_data = open_mixing_on_the_fly if options.on_the_fly else open_packed_training
+    with open_data(options, recipe, share) as data:
+        say_device(share, recipe.training.precision)
+        training = Training(options, recipe, data, share)
+        if options.resume:
+            training.load_state()
+        return run_training(training)
+
+
+def run_training(training: Training) -> int:
+    """Train up to the recipe's last iteration; return the exit status as of train."""
     began = time.time()
-    batches = training.sets.batches(training.iteration)
-    is_first = training.share.is_first
-    if training.iteration == 0 and is_first:
-        training.evaluate()
-    remaining = range(training.iteration, n_iterations)
-    for _ in track(remaining, len(remaining), "iterations", log_lines=0):
-        training.step(next(batches))
-        last = training.iteration == n_iterations
-        if is_first and (training.iteration % eval_every == 0 or last):
-            training.evaluate()
-        if is_first and (training.iteration % save_every == 0 or last):
-            training.save(keep)
-    if is_first:
+    remaining = range(training.iteration, training.recipe.training.n_iterations)
+    batches = ahead(training.data.trained_on.batches(training.iteration))
+    with noted_signals(training.share) as signals, contextlib.closing(batches):
+        training.evaluate_and_save_where_due()
+        for _ in track(remaining, len(remaining), "iterations", log_lines=0):
+            try:
+                batch = next(batches)
+            except InputError:
+                training.save_state()
+                raise
+            training.step(batch)
+            training.evaluate_and_save_where_due()
+            if signals:
+                break
+    if signals:
+        training.save_state()
+        by = f"stopped by {signal.Signals(signals[0]).name} at iteration {training.iteration}"
+        print(f"{by}: the state is saved, go on with --resume", file=sys.stderr)
+        return 128 + signals[0]
+    if training.share.is_first:
         say(f"Training time: {time.time() - began:.1f} s")
+    return 0
+
+
+@contextlib.contextmanager
+def noted_signals(share: Share) -> Iterator[list[int]]:
+    """Yield a list that takes note of Ctrl-C and SIGTERM, so that training can end between two steps.
+
+    A second signal acts as usual. Where a signal is ignored it stays so. Of several processes each
+    ends at once, because the others would wait for one that takes fewer steps.
+    """
+    noted, usual = [], {}
+
+    def note(number: int, _frame) -> None:
+        noted.append(number)
+        signal.signal(number, usual[number])
+
+    if share.n_processes == 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            usual[number] = signal.getsignal(number) or signal.SIG_DFL
+            if usual[number] != signal.SIG_IGN:
+                signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -8,8 +8,16 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, pack, run_process, scale, train
-from test_training import on_the_fly_flags, test_set, write_recipe  # noqa: F401 (a fixture)
+from conftest import (
+    DEFAULT,
+    ROOT,
+    on_the_fly_flags,
+    pack,
+    run_process,
+    scale,
+    train,
+    write_recipe,
+)
 
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.network.network import load_model
@@ -67,7 +75,7 @@ def test_a_model_of_one_backend_enhances_alike_on_another(backend, trained, tmp_
 def test_each_backend_trains_resumes_and_its_models_load_here(
     backend, name, prepared, test_set, tmp_path
 ):
-    source, tr_name = (test_set, "-5dbto15db") if name == "default" else (prepared, "0db")
+    source, tr_name = (test_set, DEFAULT) if name == "default" else (prepared, "0db")
     names = ["packed_features", "mixed_audios", "mixture_csvs", "features"]
     recipe = write_recipe(tmp_path / "small.toml", name)
     workspace = link(source, tmp_path / "ws", *names)
@@ -99,7 +107,7 @@ def test_each_backend_trains_resumes_and_its_models_load_here(
 def test_several_processes_or_devices_get_the_weights_of_one(
     kind, made, prepared, test_set, tmp_path
 ):
-    source, tr_name = (prepared, "0db") if made == "packed" else (test_set, "-5dbto15db")
+    source, tr_name = (prepared, "0db") if made == "packed" else (test_set, DEFAULT)
     recipe = write_recipe(
         tmp_path / "small.toml", "original" if made == "packed" else "default", weight_average=0.9
     )
