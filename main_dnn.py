@@ -111,9 +111,11 @@ def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
     """
     from speech_enhancement.features import istft, level_gain, pad_to_whole_frames, peak, stft
     from speech_enhancement.network.network import estimate_magnitude
+    from speech_enhancement.network_input import without_offset
 
     gain = level_gain(peak(mixed)) if settings.recipe.input.level_window_s == 0 else 1.0
     mixture_stft = stft(gain * pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
+    mixture_stft = without_offset(mixture_stft, settings.recipe.input)
     magnitude = estimate_magnitude(model, settings, mixture_stft)
     return istft(magnitude, mixture_stft, n_overlap, len(mixed)) / gain
 

@@ -7,6 +7,7 @@ window of n_concat frames and the statistics of its centre.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,62 +18,273 @@ from speech_enhancement.recipe import Input, Recipe
 FRAMES_PER_SECOND = sample_rate / (n_window - n_overlap)
 FRAMES_PER_ESTIMATE = 32  # level and percentiles are computed anew every 0.5 s
 FLOOR = 9.2  # 80 dB in nepers: what lies so far below the level is lifted to there
+SILENCE = 1e-6  # a frame with less of the power of the loudest frame around it holds no signal
+EMPTY = 10**-6.5  # a band with less of the mean power of a bin holds no signal
+FRAMES_PER_LOOK = 8  # one of so many frames is looked at for the upper end of the signal
+BAND_BINS = 8  # 250 Hz: in such steps
+NARROWEST = 64  # bins, 2 kHz, of a band that is still filled up
+WIDEST = 240  # bins, 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is
+OFFSET_SHARE = 0.03  # of the root mean square: a constant up to there does no harm and is left
+FIRST_FRAMES_WITHIN = 312  # 5 s, in which the first frames with signal are looked for
+CONSTANT = np.fft.rfft(np.hamming(n_window) / np.sqrt(np.sum(np.hamming(n_window) ** 2)))
 
 
 def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the network sees of a mixture.
-
-    With noise_estimate "first_frames" the one statistic is the mean of the first frames' log
-    magnitude, as in noise-aware training, [1], as far as we know it: z = (1/T) sum of y_t, t = 1..T. With
-    "percentiles" it is some percentiles of each bin's log magnitude over the window of
-    level_window_s seconds around the frame; the window is moved inwards at the ends of a recording.
+    """Return what the network sees of a mixture: the constant is taken out, then see `normalized`.
 
     Args:
       spectrum: (n_frames, n_freq) complex, of a recording at the level of features.level_gain.
       settings: the recipe's section [input].
     Returns:
-      frames: (n_frames, n_freq); statistics: (n_frames, n_statistics, n_freq), a view that may repeat rows.
+      frames: (n_frames, n_freq); statistics: (n_frames, n_statistics, n_freq), a view that may
+      repeat rows.
     """
-    frames = log_magnitude(spectrum, settings.floor_db)
-    n_frames, n_freq = frames.shape
+    return normalized(without_offset(spectrum, settings), settings)
+
+
+def normalized(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log magnitudes of a mixture without a constant, and what is known of its noise.
+
+    With noise_estimate "first_frames" the one statistic is the mean of the first frames' log
+    magnitude, as in noise-aware training, [1], as far as we know it: z = (1/T) sum of y_t,
+    t = 1..T. With "percentiles" it is some percentiles of each bin's log magnitude over the window
+    of level_window_s seconds around the frame; the window is moved inwards at the ends of a
+    recording. Both are of frames that hold signal; see holds_signal.
+
+    Args:
+      spectrum: (n_frames, n_freq) complex, as without_offset returns it.
+      settings: the recipe's section [input].
+    Returns:
+      frames, statistics: as frames_and_statistics returns them.
+    """
     if settings.noise_estimate == "none":
-        return frames, np.empty((n_frames, 0, n_freq), frames.dtype)
+        frames = log_magnitude(spectrum, settings.floor_db)
+        return frames, np.empty((len(frames), 0, frames.shape[1]), frames.dtype)
     if settings.noise_estimate == "first_frames":
-        estimate = frames[: settings.first_frames].mean(axis=0)
-        return frames, np.broadcast_to(estimate, (n_frames, 1, n_freq))
-    starts, width = estimate_windows(n_frames, settings.level_window_s)
-    level, statistics = window_estimates(
-        frames, power_of_frames(spectrum), starts, width, settings.percentiles
-    )
-    of_frame = np.minimum(np.arange(n_frames) // FRAMES_PER_ESTIMATE, len(starts) - 1)
-    return np.maximum(frames - level[of_frame], -FLOOR), statistics[of_frame]
+        frames = log_magnitude(spectrum, settings.floor_db)
+        estimate = first_frames_estimate(frames, power_of_frames(spectrum), settings.first_frames)
+        return frames, np.broadcast_to(estimate, (len(frames), 1, frames.shape[1]))
+    measured = measure(spectrum, settings.floor_db)
+    starts, width = estimate_windows(len(spectrum), settings.level_window_s)
+    estimates = window_estimates(measured, starts, width, settings.percentiles)
+    of_frame = np.minimum(np.arange(len(spectrum)) // FRAMES_PER_ESTIMATE, len(starts) - 1)
+    return less_level(measured.log, estimates, of_frame), estimates.statistics[of_frame]
+
+
+# --- What is measured of each frame -----------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """What the estimates need of some frames.
+
+    Attributes:
+      log: (n_frames, n_freq) log magnitudes.
+      power: (n_frames,) mean power of the bins.
+      spectrum: (n_frames, n_freq) complex.
+    """
+
+    log: np.ndarray
+    power: np.ndarray
+    spectrum: np.ndarray
+
+
+def measure(spectrum: np.ndarray, floor_db: float) -> Measured:
+    """Measure (n_frames, n_freq) complex frames."""
+    return Measured(log_magnitude(spectrum, floor_db), power_of_frames(spectrum), spectrum)
 
 
 def power_of_frames(spectrum: np.ndarray) -> np.ndarray:
     """Return the mean power of the bins of each frame, (n_frames,)."""
-    return np.square(np.abs(spectrum)).mean(axis=1)
+    parts = spectrum.view(spectrum.real.dtype)  # real and imaginary, side by side
+    return np.einsum("ij,ij->i", parts, parts) / spectrum.shape[1]
+
+
+def holds_signal(power: np.ndarray) -> np.ndarray:
+    """Return which of some frames hold signal, (n_frames,) bool: digital silence is not noise.
+
+    Frames hold none that lie 60 dB below the loudest, as digital silence does, with dither or
+    without it, and as the pauses of a recording hardly do.
+    """
+    return power >= SILENCE * power.max(initial=0)
+
+
+def band_end(spectrum: np.ndarray, mean_power: float) -> int:
+    """Return the first bin above the band that frames have signal in, n_freq if that is all.
+
+    Recordings at lower sample rates have no signal above half their rate. Bands of BAND_BINS bins
+    are looked at. One that ends below NARROWEST or above WIDEST is taken as the whole.
+
+    Args:
+      spectrum: (n_frames, n_freq) complex.
+      mean_power: of their bins.
+    """
+    n_freq, floor = spectrum.shape[1], EMPTY * mean_power
+    if sharp_power(spectrum[:, WIDEST - 1 :]).max(initial=0) > floor:
+        return n_freq
+    n_bands = WIDEST // BAND_BINS
+    bands = sharp_power(spectrum[:, : WIDEST + 1])
+    bands = np.pad(bands, (1, 0)).reshape(n_bands, BAND_BINS).mean(axis=1)
+    in_use = np.flatnonzero(bands > floor)
+    end = (int(in_use[-1]) + 1) * BAND_BINS if len(in_use) else 0
+    return end if end >= NARROWEST else n_freq
+
+
+def sharp_power(spectrum: np.ndarray) -> np.ndarray:
+    """Return the mean power of each bin but the first and last, without what distant bins leak to it.
+
+    A tone leaks to all bins, through a Hamming window 55 dB lower and less. Differences of
+    neighbouring bins are the spectrum through a window that also is multiplied by Hann's, which
+    leaks 100 dB less far away.
+
+    Args:
+      spectrum: (n_frames, n_bins) complex.
+    """
+    sharp = (spectrum[:, 1:-1] - (spectrum[:, :-2] + spectrum[:, 2:]) / 2) / 2
+    return (sharp.real**2 + sharp.imag**2).mean(axis=0)
+
+
+def filled(log: np.ndarray, end: int) -> np.ndarray:
+    """Return log magnitudes whose bins above the band are those of its upper half, mirrored.
+
+    The network was trained with recordings of the whole band, and takes an empty part of it for the absence
+    of noise. The uppermost bins in the band, where resampling filters fall off, are replaced too.
+
+    Args:
+      log: (n_frames, n_freq).
+      end: as band_end returns it.
+    """
+    top = end - BAND_BINS
+    upper_half = np.arange(top // 2, top)
+    source = np.resize(np.concatenate([upper_half[::-1], upper_half]), log.shape[1] - top)
+    return np.concatenate([log[:, :top], log[:, source]], axis=1)
+
+
+# --- A constant offset ------------------------------------------------------------------------
+
+
+def without_offset(spectrum: np.ndarray, settings: Input) -> np.ndarray:
+    """Return the (n_frames, n_freq) spectrum of a recording without its constant; see OffsetStream."""
+    return OffsetStream(settings).add(spectrum, is_last=True)
+
+
+class OffsetStream:
+    """Takes a constant (DC) out of spectra that arrive in parts, for recipes with a level window.
+
+    The constant is the mean of the window of level_window_s seconds before each segment of
+    FRAMES_PER_ESTIMATE frames, at the start of the first such window. As much of it is taken
+    out as exceeds OFFSET_SHARE of the root mean square of the rest, so that recordings
+    without one stay as they are to the last bit.
+    """
+
+    def __init__(self, settings: Input):
+        self._width = round(settings.level_window_s * FRAMES_PER_SECOND)
+        self._waiting: np.ndarray | None = None  # frames of the first window, until it is complete
+        self._past = np.empty((0, 2))  # bin 0 and power of frames up to the current segment's first
+        self._n_done, self._offset = 0, 0.0
+
+    def add(self, spectrum: np.ndarray, is_last: bool) -> np.ndarray:
+        """Take in (n_frames, n_freq) complex; return the frames that are ready."""
+        if self._width == 0:
+            return spectrum
+        if self._n_done == 0:
+            if self._waiting is not None:
+                spectrum = np.concatenate([self._waiting, spectrum])
+            self._waiting = spectrum
+            if len(spectrum) < self._width and not is_last:
+                return spectrum[:0]
+            self._waiting = None
+        measured = np.stack([spectrum[:, 0].real, power_of_frames(spectrum)], axis=1)
+        past, first = np.concatenate([self._past, measured]), self._n_done - len(self._past)
+        end = self._n_done + len(spectrum)
+        offsets = np.empty((len(spectrum), 1), spectrum.real.dtype)
+        for begin in range(
+            self._n_done - self._n_done % FRAMES_PER_ESTIMATE, end, FRAMES_PER_ESTIMATE
+        ):
+            if begin >= self._n_done:
+                window = slice(max(0, begin - self._width) - first, max(self._width, begin) - first)
+                self._offset = offset(*past[window].T)
+            here = slice(max(0, begin - self._n_done), begin + FRAMES_PER_ESTIMATE - self._n_done)
+            offsets[here] = self._offset
+        self._past, self._n_done = past[-self._width - FRAMES_PER_ESTIMATE :], end
+        return spectrum - offsets * CONSTANT.astype(spectrum.dtype) if offsets.any() else spectrum
+
+
+def offset(bin_0: np.ndarray, power: np.ndarray) -> float:
+    """Return how much of the constant in some frames is to be taken out.
+
+    Args:
+      bin_0: (n_frames,), the real parts of their bins at 0 Hz.
+      power: (n_frames,) as power_of_frames returns it.
+    """
+    constant = bin_0.mean() / CONSTANT[0].real
+    rest = max(0.0, power.mean() - constant**2 * power_of_frames(CONSTANT[None])[0])
+    return np.sign(constant) * max(0.0, abs(constant) - OFFSET_SHARE * np.sqrt(rest))
+
+
+# --- Estimates of noise and level -------------------------------------------------------------
+
+
+class Estimates(NamedTuple):
+    """What is known around each FRAMES_PER_ESTIMATE frames.
+
+    Attributes:
+      level: (n_windows, 1) log magnitude.
+      statistics: (n_windows, n_percentiles, n_freq), less the level.
+      ends: (n_windows,), where the band ends that holds signal; see band_end.
+    """
+
+    level: np.ndarray
+    statistics: np.ndarray
+    ends: np.ndarray
 
 
 def window_estimates(
-    frames: np.ndarray, power: np.ndarray, starts: np.ndarray, width: int, percents: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the level of each window of `width` frames, and percentiles of each bin in it, less the level.
+    measured: Measured, starts: np.ndarray, width: int, percents: Sequence[float]
+) -> Estimates:
+    """Return the level of each window of frames that hold signal, and percentiles of each bin.
 
     Args:
-      frames: (n_frames, n_freq) log magnitudes.
-      power: (n_frames,) as power_of_frames returns it.
+      measured: of n_frames frames.
       starts: (n_windows,), the first frame of each window.
       width: frames in a window.
       percents: which percentiles.
-    Returns:
-      level, (n_windows, 1) log magnitude; statistics, (n_windows, len(percents), n_freq).
     """
-    statistics = np.empty((len(starts), len(percents), frames.shape[1]), frames.dtype)
-    level = np.empty((len(starts), 1), frames.dtype)
+    n_freq = measured.log.shape[1]
+    statistics = np.empty((len(starts), len(percents), n_freq), measured.log.dtype)
+    level = np.empty((len(starts), 1), measured.log.dtype)
+    ends = np.full(len(starts), n_freq)
     for row, start in enumerate(starts):
-        statistics[row] = percentiles(frames[start : start + width], percents)
-        level[row] = np.log(power[start : start + width].mean() + log_epsilon**2) / 2
-    return level, np.maximum(statistics - level[:, None], -FLOOR)
+        log, power, spectrum = (array[start : start + width] for array in measured)
+        ends[row] = band_end(spectrum[::FRAMES_PER_LOOK], power.mean())
+        if ends[row] < n_freq:
+            log = filled(log, ends[row])
+            power = np.exp(2 * log).mean(axis=1)
+        heard = holds_signal(power)
+        if not heard.all():
+            log, power = log[heard], power[heard]
+        statistics[row] = percentiles(log, percents)
+        level[row] = np.log(power.mean() + log_epsilon**2) / 2
+    return Estimates(level, np.maximum(statistics - level[:, None], -FLOOR), ends)
+
+
+def less_level(log: np.ndarray, estimates: Estimates, of_frame: np.ndarray) -> np.ndarray:
+    """Return (n_frames, n_freq) log magnitudes with empty bins filled, less the level around them.
+
+    Args:
+      log: (n_frames, n_freq).
+      estimates: as window_estimates returns them.
+      of_frame: (n_frames,), which estimate serves each frame.
+    """
+    frames = log - estimates.level[of_frame]
+    for row in np.flatnonzero(estimates.ends < log.shape[1]):
+        frames[of_frame == row] = filled(frames[of_frame == row], estimates.ends[row])
+    return np.maximum(frames, -FLOOR, out=frames)
+
+
+def first_frames_estimate(frames: np.ndarray, power: np.ndarray, n_first: int) -> np.ndarray:
+    """Return the mean of the first frames that hold signal, (n_freq,), of FIRST_FRAMES_WITHIN."""
+    heard = holds_signal(power[:FIRST_FRAMES_WITHIN])
+    return frames[: len(heard)][heard][:n_first].mean(axis=0)
 
 
 def estimate_windows(n_frames: int, window_s: float) -> tuple[np.ndarray, int]:

@@ -15,10 +15,14 @@ from spectrogram_to_wave import overlap_add
 from speech_enhancement.features import level_gain, log_magnitude, pad_to_whole_frames, peak, stft
 from speech_enhancement.network.network import Settings, answers_inside, magnitude_of_answer
 from speech_enhancement.network_input import (
-    FLOOR,
+    FIRST_FRAMES_WITHIN,
     FRAMES_PER_ESTIMATE,
     FRAMES_PER_SECOND,
-    power_of_frames,
+    Measured,
+    OffsetStream,
+    first_frames_estimate,
+    less_level,
+    measure,
     window_estimates,
 )
 from speech_enhancement.parallel import ahead
@@ -45,75 +49,75 @@ class Ready(NamedTuple):
 
 
 class NormalizedStream:
-    """Does what network_input.frames_and_statistics does, for spectra that arrive in parts."""
+    """Does what network_input.normalized does, for spectra that arrive in parts."""
 
     def __init__(self, settings: Input):
         self._settings = settings
         self._width = round(settings.level_window_s * FRAMES_PER_SECOND)
-        self._log: np.ndarray | None = None  # the frames from number self._first on
-        self._power = np.empty(0, np.float32)
+        self._measured: Measured | None = None  # the frames from number self._first on
         self._first, self._n_done = 0, 0
         self._estimate: np.ndarray | None = None
 
     def add(self, spectrum: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
         """Take in (n_frames, n_freq) complex; return frames and statistics of those that are ready."""
-        log = log_magnitude(spectrum, self._settings.floor_db)
-        if self._settings.noise_estimate == "percentiles":
-            self._log = log if self._log is None else np.concatenate([self._log, log])
-            self._power = np.concatenate([self._power, power_of_frames(spectrum)])
-            return self._with_percentiles(is_last)
         if self._settings.noise_estimate == "none":
+            log = log_magnitude(spectrum, self._settings.floor_db)
             return log, np.empty((len(log), 0, log.shape[1]), log.dtype)
-        return self._with_first_frames(log, is_last)
+        measured = measure(spectrum, self._settings.floor_db)
+        if self._measured is not None:
+            measured = joined(self._measured, measured)
+        self._measured = measured
+        if self._settings.noise_estimate == "first_frames":
+            return self._with_first_frames(measured, is_last)
+        return self._with_percentiles(is_last)
 
-    def _with_first_frames(self, log: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _with_first_frames(
+        self, measured: Measured, is_last: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Hold frames back until there are enough for the estimate from the first ones."""
-        n_first = self._settings.first_frames
+        log = measured.log
         if self._estimate is None:
-            log = log if self._log is None else np.concatenate([self._log, log])
-            self._log = log
-            if len(log) < n_first and not is_last:
+            if len(log) < FIRST_FRAMES_WITHIN and not is_last:
                 return log[:0], np.empty((0, 1, log.shape[1]), log.dtype)
-            self._estimate, self._log = log[:n_first].mean(axis=0), None
+            self._estimate = first_frames_estimate(log, measured.power, self._settings.first_frames)
+        self._measured = None
         return log, np.broadcast_to(self._estimate, (len(log), 1, log.shape[1]))
 
     def _with_percentiles(self, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the frames whose window of level and noise is complete; see network_input.estimate_windows."""
-        n_frames, width = self._first + len(self._log), self._width
-        if is_last and n_frames <= width:
-            starts, width, n_ready = np.array([0]), n_frames, n_frames
-        else:
-            numbers = np.arange(
-                self._n_done // FRAMES_PER_ESTIMATE, -(-n_frames // FRAMES_PER_ESTIMATE)
-            )
-            starts = np.maximum(
-                numbers * FRAMES_PER_ESTIMATE + FRAMES_PER_ESTIMATE // 2 - width // 2, 0
-            )
-            starts = (
-                np.minimum(starts, n_frames - width)
-                if is_last
-                else starts[starts + width <= n_frames]
-            )
-            n_ready = min(
-                (self._n_done // FRAMES_PER_ESTIMATE + len(starts)) * FRAMES_PER_ESTIMATE, n_frames
-            )
         first, done = self._first, self._n_done
-        level, statistics = window_estimates(
-            self._log, self._power, starts - first, width, self._settings.percentiles
+        starts, width, n_ready = self._complete_windows(is_last)
+        estimates = window_estimates(
+            self._measured, starts - first, width, self._settings.percentiles
         )
-        of_frame = np.minimum(
-            (np.arange(done, n_ready) - done) // FRAMES_PER_ESTIMATE, len(starts) - 1
-        )
-        frames = np.maximum(self._log[done - first : n_ready - first] - level[of_frame], -FLOOR)
-        self._n_done = n_ready
+        of_frame = np.minimum(np.arange(n_ready - done) // FRAMES_PER_ESTIMATE, len(starts) - 1)
+        frames = less_level(self._measured.log[done - first : n_ready - first], estimates, of_frame)
+
         # The next window begins before its frames, and at the end of the recording so far before that.
+        n_frames = first + len(self._measured.log)
         begin = n_ready + FRAMES_PER_ESTIMATE // 2 - self._width // 2
-        self._first = max(0, min(begin, n_frames - self._width))
-        self._log, self._power = (
-            self._log[self._first - first :],
-            self._power[self._first - first :],
-        )
-        return frames, statistics[of_frame]
+        self._n_done, self._first = n_ready, max(0, min(begin, n_frames - self._width))
+        self._measured = Measured(*(array[self._first - first :] for array in self._measured))
+        return frames, estimates.statistics[of_frame]
+
+    def _complete_windows(self, is_last: bool) -> tuple[np.ndarray, int, int]:
+        """Return the first frame of each window that is complete, their width, and the end of the frames they serve."""
+        n_frames, width = self._first + len(self._measured.log), self._width
+        if is_last and n_frames <= width:
+            return np.array([0]), n_frames, n_frames
+        next_number = self._n_done // FRAMES_PER_ESTIMATE
+        numbers = np.arange(next_number, -(-n_frames // FRAMES_PER_ESTIMATE))
+        centres = numbers * FRAMES_PER_ESTIMATE + FRAMES_PER_ESTIMATE // 2
+        starts = np.maximum(centres - width // 2, 0)
+        is_complete = starts + width <= n_frames
+        starts = np.minimum(starts, n_frames - width) if is_last else starts[is_complete]
+        n_ready = min((next_number + len(starts)) * FRAMES_PER_ESTIMATE, n_frames)
+        return starts, width, n_ready
+
+
+def joined(held: Measured, new: Measured) -> Measured:
+    """Return the measurements of two runs of frames, one behind the other."""
+    return Measured(*(np.concatenate(pair) for pair in zip(held, new, strict=True)))
 
 
 class Level:
@@ -163,6 +167,7 @@ class FeatureStream:
 
     def __init__(self, settings: Input, peak_of_recording: float | None = None):
         self._n_side = (settings.n_concat - 1) // 2
+        self._offset = OffsetStream(settings)
         self._level = Level(settings, peak_of_recording)
         self._normalized = NormalizedStream(settings)
         self._samples = np.empty(0, np.float32)
@@ -182,6 +187,7 @@ class FeatureStream:
         spectrum = (
             stft(samples, n_window, n_overlap) if n_new else np.empty((0, n_freq), np.complex64)
         )
+        spectrum = self._offset.add(spectrum, is_last)
         spectrum, gain = self._level.add(spectrum, new_samples, is_last)
         return self._with_neighbours(
             Ready(spectrum, gain, *self._normalized.add(spectrum * gain, is_last)), is_last

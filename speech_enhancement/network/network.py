@@ -14,7 +14,7 @@ from speech_enhancement.errors import InputError, MissingFileError, foreseen_mac
 from speech_enhancement.features import log_magnitude
 from speech_enhancement.files import own_temporary_folder, replacing
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, frames_and_statistics
+from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, normalized
 from speech_enhancement.recipe import Recipe, recipe_from_dict
 from speech_enhancement.workspace import saved_iterations
 
@@ -316,11 +316,11 @@ def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> n
 
     Args:
       model, settings: as load_model returns them.
-      mixture_stft: (n_frames, n_freq) complex.
+      mixture_stft: (n_frames, n_freq) complex, as network_input.without_offset returns it.
     Returns:
       (n_frames, n_freq).
     """
-    inputs = frames_and_statistics(mixture_stft, settings.recipe.input)
+    inputs = normalized(mixture_stft, settings.recipe.input)
     return magnitude_of_answer(settings, answers(model, settings, *inputs), mixture_stft)
 
 
