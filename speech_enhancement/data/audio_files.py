@@ -17,11 +17,13 @@ import soundfile
 from config import n_window, sample_rate
 from speech_enhancement.data.sound_file import SoundFile, opened
 from speech_enhancement.errors import InputError, MissingFileError, require_dir
+from speech_enhancement.features import peak
 from speech_enhancement.files import write_bytes
 from speech_enhancement.workspace import check_output_names, flat_name
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg")  # in lower case; any case is accepted
 _PEEK_SAMPLES = 2**13  # of each channel of a noise, to hear whether it is silent
+CANCELLED = 1e-3  # of the channels' peak: a mean below it is that of opposite channels
 _FORMS = ("NFC", "NFD")  # of accented letters: as typed, and as macOS stores them
 
 
@@ -199,7 +201,8 @@ def read_audio(path: str, rate: int = sample_rate) -> np.ndarray:
     Returns:
       (n_samples,) float32; full scale is [-1, 1].
     Raises:
-      InputError: the file is missing, unreadable, cut short, without samples, or holds NaN.
+      InputError: the file is missing, unreadable, cut short, without samples, or holds NaN; or its
+        channels cancel each other.
     """
     with opened(path) as file:
         n_expected = (
@@ -254,7 +257,7 @@ class SoundFinder:
 
 def _resampled(file: SoundFile, rate: int) -> Iterator[np.ndarray]:
     """Yield the mean of the channels at another sample rate, in blocks of (n_samples,)."""
-    mono = (block.mean(axis=1) if block.shape[1] > 1 else block[:, 0] for block in file.blocks())
+    mono = mean_of_channels(file)
     if file.samplerate == rate:
         yield from mono
         return
@@ -264,6 +267,27 @@ def _resampled(file: SoundFile, rate: int) -> Iterator[np.ndarray]:
     for block in mono:
         yield resampler.resample_chunk(block)
     yield resampler.resample_chunk(np.empty(0), last=True)
+
+
+def mean_of_channels(file: SoundFile) -> Iterator[np.ndarray]:
+    """Yield the mean of the channels in blocks of (n_samples,).
+
+    Raises:
+      InputError: the channels cancel each other; and as of SoundFile.blocks.
+    """
+    loudest = loudest_mean = 0.0
+    for block in file.blocks():
+        if block.shape[1] == 1:
+            yield block[:, 0]
+            continue
+        mean = block.mean(axis=1)
+        loudest, loudest_mean = max(loudest, peak(block)), max(loudest_mean, peak(mean))
+        yield mean
+    if loudest_mean < CANCELLED * loudest:
+        raise InputError(
+            f"{file.path}: its channels cancel each other, so that their mean is silent; "
+            "keep one of them, or reverse one's sign"
+        )
 
 
 def _resampled_length(n_samples: int, from_rate: int, rate: int = sample_rate) -> int:

@@ -24,6 +24,7 @@ from speech_enhancement.data.joined import Part, find_streams, kept_by_nobody
 from speech_enhancement.errors import InputError, MissingFileError
 
 BLOCK_SAMPLES = 2**16  # of each channel of a file, read together
+LARGEST_SAMPLE = 1e10  # also of files that hold integers of 32 bits as floats
 _ENDLESS = 2**40  # samples; libsndfile says more where it does not know
 _WIDTHS = {
     "PCM_S8": 1,
@@ -36,6 +37,15 @@ _WIDTHS = {
     "FLOAT": 4,
 }
 _WIDTHS["DOUBLE"] = 8  # bytes of a sample
+
+
+def check_samples(samples: np.ndarray, path: str) -> None:
+    """Raise InputError unless samples, of any shape, are numbers that a recording may have."""
+    if not np.abs(samples).max(initial=0) <= LARGEST_SAMPLE:  # so written, NaN is found too
+        raise InputError(
+            f"{path} holds samples that are NaN or infinite or beyond {LARGEST_SAMPLE:.0e}; "
+            "expected full scale at 1: replace or remove it"
+        )
 
 
 class View(io.RawIOBase):
@@ -254,10 +264,7 @@ class SoundFile:
                     min(n_samples, announced - self.n_read), "float64", always_2d=True
                 )
             ):
-                if not np.isfinite(block).all():
-                    raise InputError(
-                        f"{self.path} holds samples that are NaN or infinite; replace or remove it"
-                    )
+                check_samples(block, self.path)
                 self.n_read += len(block)
                 yield block
         except soundfile.SoundFileError as error:

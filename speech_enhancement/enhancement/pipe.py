@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from speech_enhancement.data.containers import is_unknown
+from speech_enhancement.data.sound_file import check_samples
 from speech_enhancement.enhancement.recordings import check_signal, enhanced_at_rate, limited
 from speech_enhancement.errors import InputError, foreseen_disk_error
 
@@ -90,10 +91,7 @@ def stream_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     n_read = 0
     try:
         while len(samples := file.read(file.samplerate // 10, dtype="float32", always_2d=True)):
-            if not np.isfinite(samples).all():
-                raise InputError(
-                    "standard input holds samples that are NaN or infinite; replace them"
-                )
+            check_samples(samples, "standard input")
             n_read += len(samples)
             yield samples
     except soundfile.SoundFileError as error:

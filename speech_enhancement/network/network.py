@@ -20,6 +20,7 @@ from speech_enhancement.workspace import saved_iterations
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
+LARGEST_ESTIMATE = 1e3  # of a magnitude; a recording with a peak of 1 has none beyond 20
 # What damaged files raise: the archive, the settings in it, Keras as it reads the rest.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError)
 _DAMAGE += (KeyError, AttributeError, IndexError, RuntimeError)
@@ -49,6 +50,7 @@ class Settings:
     recipe: Recipe
     scaler: Scaler
     gv_beta: float = 1.0
+    path = "the model"  # the file that it was loaded from; not a field, so that it is not saved
 
 
 def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "float32"):
@@ -178,6 +180,7 @@ def load_model(path: str):
             )
     n_freq, n_statistics = settings.n_window // 2 + 1, settings.recipe.input.n_statistics
     check_scaler(settings.scaler, n_freq, n_statistics, path, "train the model again")
+    settings.path = path
     return _read_network(path, settings.recipe, n_freq), settings
 
 
@@ -297,6 +300,8 @@ def answers_inside(
       statistics: (n_frames or more, n_statistics, n_freq), equal for each 32 frames from the first on.
     Returns:
       (n_frames, n_answers).
+    Raises:
+      InputError: the network answers NaN or infinity.
     """
     n_concat = settings.recipe.input.n_concat
     n_frames, n_rows = len(frames) - n_concat + 1, FRAMES_PER_ESTIMATE
@@ -308,7 +313,10 @@ def answers_inside(
         scaled = settings.scaler.statistics(statistics[:n_frames:n_rows])
         inputs.append(np.pad(scaled, ((0, n_segments - len(scaled)), (0, 0)))[:, None])
     answer = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
-    return answer.reshape(-1, answer.shape[-1])[:n_frames]
+    answer = answer.reshape(-1, answer.shape[-1])[:n_frames]
+    if not np.isfinite(answer).all():
+        raise InputError(f"{settings.path} answers NaN or infinity; train it again")
+    return answer
 
 
 def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:
@@ -339,6 +347,8 @@ def magnitude_of_answer(
       mixture_stft: (n_frames, n_freq) complex.
     Returns:
       (n_frames, n_freq).
+    Raises:
+      InputError: an estimate is far beyond what a recording with a peak of 1 can have.
     """
     recipe, scaler = settings.recipe, settings.scaler
     if recipe.target.output == "mask":
@@ -351,4 +361,9 @@ def magnitude_of_answer(
             mask <= recipe.postprocessing.keep_estimate_below, estimate, (noisy + estimate) / 2
         )
         estimate = np.where(mask >= recipe.postprocessing.keep_noisy_above, noisy, between)
+    if estimate.max(initial=0) > np.log(LARGEST_ESTIMATE):
+        raise InputError(
+            f"{settings.path} answers magnitudes beyond {LARGEST_ESTIMATE:.0f}, where those of a "
+            "recording end at 20; train it again"
+        )
     return np.exp(estimate)

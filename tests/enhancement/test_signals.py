@@ -1,0 +1,229 @@
+"""Signals as they come: digital silence, a constant offset, narrow bands, absurd samples and models."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from conftest import MINI, ROOT, run
+
+from main_dnn import SHIPPED_MODEL, enhance_audio
+from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.enhancement.enhance_audio import FeatureStream
+from speech_enhancement.enhancement.recordings import enhanced_at_rate
+from speech_enhancement.errors import InputError
+from speech_enhancement.evaluation.measures import si_sdr
+from speech_enhancement.features import stft
+from speech_enhancement.network.network import load_model, save_model
+from speech_enhancement.network_input import frames_and_statistics, without_offset
+from speech_enhancement.recipe import load_recipe
+
+LSB = 2**-15
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_model(SHIPPED_MODEL)
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """10 s of speech without a constant, at -26 dB."""
+    names = ("en_librivox_disposed", "ru_ivrvoice_nobody")
+    waves = [read_audio(str(MINI / "test_speech" / f"{name}.wav")) for name in names]
+    speech = np.concatenate([wave - wave.mean() for wave in waves * 2])[:160_000]
+    return 0.05 * speech / np.sqrt(np.mean(speech**2))
+
+
+@pytest.fixture(scope="module")
+def mixture(speech):
+    """The speech with white noise at 5 dB."""
+    noise = np.random.default_rng(0).standard_normal(len(speech))
+    return (speech + 0.05 * 10**-0.25 * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def plain(shipped, mixture):
+    return enhance_audio(*shipped, mixture)
+
+
+# --- Digital silence ------------------------------------------------------------------------------
+
+
+def silence(n_samples, n_lsb=0):
+    return n_lsb * LSB * np.random.default_rng(1).choice([-1.0, 0.0, 1.0], n_samples)
+
+
+@pytest.mark.parametrize("n_lsb", [0, 1])
+@pytest.mark.parametrize(
+    "duration, place", [(0.1, 80_000), (1, 80_000), (4, 0), (4, 80_000), (4, 160_000), (70, 80_000)]
+)
+def test_silence_does_not_spoil_what_stands_beside_it(
+    shipped, speech, mixture, plain, duration, place, n_lsb
+):
+    gap = silence(round(16000 * duration), n_lsb).astype(np.float32)
+    found = enhance_audio(*shipped, np.concatenate([mixture[:place], gap, mixture[place:]]))
+    assert np.abs(found[place + 512 : place + len(gap) - 512]).max(initial=0) < 2 * LSB
+    found = np.concatenate([found[:place], found[place + len(gap) :]])
+    beside = slice(max(0, place - 32_000), place + 32_000)
+    # Beside the silence less of the noise is heard. Counted as noise, the silence costs 5 to 12 dB.
+    assert si_sdr(speech[beside], found[beside]) > si_sdr(speech[beside], plain[beside]) - 1
+
+
+def test_frames_without_signal_are_left_out_of_level_and_percentiles():
+    settings = load_recipe("default").input
+    spectrum = stft(np.random.default_rng(0).standard_normal(512 + 99 * 256), 512, 256)
+    with_silence = np.insert(spectrum, [20] * 30 + [100] * 50, 0, axis=0)
+    frames, statistics = frames_and_statistics(with_silence, settings)
+    expected_frames, expected = frames_and_statistics(spectrum, settings)
+    heard = np.abs(with_silence).any(axis=1)
+    np.testing.assert_allclose(statistics[0], expected[0], rtol=0, atol=1e-12)  # rounding
+    np.testing.assert_allclose(frames[heard], expected_frames, rtol=0, atol=1e-12)
+    assert np.all(frames[~heard] == -9.2)  # the floor
+
+
+def test_the_first_frames_of_noise_aware_training_hold_signal():
+    settings = load_recipe("xu2015").input
+    audio = np.random.default_rng(0).standard_normal(512 + 99 * 256)
+    spectrum = stft(audio, 512, 256)
+    delayed = np.insert(spectrum, [0] * 30, 0, axis=0)
+    found, expected = (frames_and_statistics(x, settings)[1][0] for x in (delayed, spectrum))
+    np.testing.assert_array_equal(found, expected)
+
+
+# --- A constant offset ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.1, -0.5])
+def test_a_constant_does_no_harm(shipped, speech, mixture, plain, offset):
+    found = enhance_audio(*shipped, mixture + np.float32(offset))
+    assert len(found) == len(speech)
+    assert si_sdr(speech, found) > si_sdr(speech, plain) - 0.3
+    assert abs(found.mean()) < 0.005  # it is taken out; 3 % of the level may stay
+
+
+def test_what_has_no_constant_stays_as_it_is(mixture):
+    settings = load_recipe("default").input
+    spectrum = stft(mixture, 512, 256)
+    assert without_offset(spectrum, settings) is spectrum
+
+
+# --- Narrow bands ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 14000])
+def test_a_lower_sample_rate_costs_less_than_a_decibel(shipped, speech, mixture, plain, rate):
+    def low(audio):
+        return soxr.resample(audio, 16000, rate)
+
+    blocks = iter([low(mixture)[:, None].astype(np.float32)])
+    found = np.concatenate(list(enhanced_at_rate(*shipped, blocks, rate, 1, 0.0)))[:, 0]
+    expected = low(plain)[: len(found)]
+    reference = low(speech)[: len(found)]
+    # 2 to 3 dB where the empty part of the band is taken for the absence of noise.
+    assert si_sdr(reference, found) > si_sdr(reference, expected) - 1
+
+
+# --- All roads ------------------------------------------------------------------------------------
+
+
+def test_parts_give_what_the_whole_gives(shipped, speech, mixture):
+    narrow = soxr.resample(soxr.resample(mixture[:100_000], 16000, 8000), 8000, 16000)
+    odd = np.concatenate(
+        [
+            silence(90_000, 1),
+            narrow,
+            silence(20_000),
+            mixture + 0.2,
+            0.1 * mixture,
+            silence(170_000),
+        ]
+    ).astype(np.float32)
+    whole = enhance_audio(*shipped, odd)
+    for n_block in (1600, 100_003):
+        blocks = (odd[start : start + n_block, None] for start in range(0, len(odd), n_block))
+        parts = np.concatenate(list(enhanced_at_rate(*shipped, blocks, 16000, 1, 0.0)))[:, 0]
+        np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5)  # single precision
+
+    settings = load_recipe("default").input
+    stream = FeatureStream(settings)
+    ready = [stream.add(odd), stream.add(odd[:0], is_last=True)]
+    expected = frames_and_statistics(stft(odd, 512, 256), settings)[1]
+    found = np.concatenate([part.statistics for part in ready])[: len(expected)]
+    inner = slice(0, len(expected) - 400)  # the stream completes the last frame with zeros
+    np.testing.assert_allclose(found[inner], expected[inner], rtol=0, atol=1e-3)
+
+
+# --- Absurd samples and models --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample", [3e38, -1e20, np.inf, np.nan])
+def test_absurd_samples_get_one_line(sample, mixture, tmp_path, capsys):
+    audio = mixture[:16000].copy()
+    audio[9000] = sample
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    assert run("main_dnn", "enhance", tmp_path / "a.wav", "--output_dir", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "a.wav holds samples that are NaN or infinite or beyond 1e+10" in error
+    assert error.count("\n") == 1 and not list((tmp_path / "out").glob("*"))
+    with pytest.raises(InputError, match="beyond 1e"):
+        read_audio(str(tmp_path / "a.wav"))
+
+
+def test_absurd_samples_in_a_pipe_get_one_line(mixture, tmp_path):
+    audio = mixture[:16000].copy()
+    audio[9000] = 3e38
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    command = [sys.executable, str(ROOT / "main_dnn.py"), "enhance", "-"]
+    done = subprocess.run(
+        command, input=(tmp_path / "a.wav").read_bytes(), capture_output=True, check=False
+    )
+    assert done.returncode == 2 and b"standard input holds samples that are NaN" in done.stderr
+
+
+def test_channels_that_cancel_are_named(mixture, tmp_path):
+    integers = np.round(mixture * 2**15).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", np.stack([integers, -integers], axis=1), 44100)
+    with pytest.raises(InputError, match="its channels cancel each other"):
+        read_audio(str(tmp_path / "a.wav"))
+    soundfile.write(tmp_path / "b.wav", np.zeros((9000, 2)), 44100)
+    assert not read_audio(str(tmp_path / "b.wav")).any()
+
+
+def broken(path, kind):
+    """Save a small model whose weights are NaN, or whose output overflows."""
+    from test_enhance import make_model
+
+    make_model(path, "original" if kind == "magnitude" else "default")
+    network, settings = load_model(str(path))
+    weights = network.get_weights()
+    if kind == "weights":
+        weights[0][3] = np.nan
+    elif kind == "magnitude":
+        weights[-1] += 1e4
+    else:
+        weights = [np.full_like(weight, 1e30) for weight in weights]
+    network.set_weights(weights)
+    save_model(str(path), network, settings)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("weights", "has weights that are NaN or infinite"),
+        ("output", "answers NaN or infinity"),
+        ("magnitude", "answers magnitudes beyond 1000"),
+    ],
+)
+def test_a_broken_model_is_named_in_one_line(kind, message, mixture, tmp_path, capsys):
+    model = broken(tmp_path / "broken.keras", kind)
+    soundfile.write(tmp_path / "a.wav", mixture, 16000)
+    flags = (tmp_path / "a.wav", "--output_dir", tmp_path / "out", "--model", model)
+    capsys.readouterr()
+    assert run("main_dnn", "enhance", *flags) == 2
+    error = capsys.readouterr().err
+    assert f"broken.keras {message}" in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*"))
