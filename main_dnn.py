@@ -73,6 +73,7 @@ def inference(
     """
     from speech_enhancement.data.audio_files import read_audio, write_wave
     from speech_enhancement.data.mixture_features import check_features
+    from speech_enhancement.enhancement.enhance_audio import enhance_audio
     from speech_enhancement.network.network import load_model
 
     mixtures = read_mixtures(workspace, "test")
@@ -102,22 +103,6 @@ def inference(
         print(
             f"{len(mixtures)} pictures -> {os.path.dirname(spectrogram_figure_path(workspace, te_snr, ''))}"
         )
-
-
-def enhance_audio(model, settings, mixed: np.ndarray) -> np.ndarray:
-    """Enhance (n_samples,) audio at 16 kHz; the result has the same length.
-
-    The last partial frame is completed with zeros, so no sample is lost.
-    """
-    from speech_enhancement.features import istft, level_gain, pad_to_whole_frames, peak, stft
-    from speech_enhancement.network.network import estimate_magnitude
-    from speech_enhancement.network_input import without_offset
-
-    gain = level_gain(peak(mixed)) if settings.recipe.input.level_window_s == 0 else 1.0
-    mixture_stft = stft(gain * pad_to_whole_frames(mixed, n_window, n_overlap), n_window, n_overlap)
-    mixture_stft = without_offset(mixture_stft, settings.recipe.input)
-    magnitude = estimate_magnitude(model, settings, mixture_stft)
-    return istft(magnitude, mixture_stft, n_overlap, len(mixed)) / gain
 
 
 def draw_spectrograms(

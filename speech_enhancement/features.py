@@ -64,6 +64,11 @@ def mix_at_snr(
     return mixture, speech, alpha * noise, scaling_factor, alpha
 
 
+def window_scale(n_window: int) -> float:
+    """Return the root energy of the window, which `stft` divides by."""
+    return float(np.sqrt(np.sum(np.hamming(n_window) ** 2)))
+
+
 def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
     """Return the short-time Fourier transform of real audio, Hamming window, no padding.
 
@@ -83,12 +88,11 @@ def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
             f"audio must be 1-D with at least n_window={n_window} samples, got shape {audio.shape}"
         )
     window = np.hamming(n_window)
-    window = (window / np.sqrt(np.sum(window**2))).astype(np.result_type(audio, np.float32))
+    window = (window / window_scale(n_window)).astype(np.result_type(audio, np.float32))
     frames = np.lib.stride_tricks.sliding_window_view(audio, n_window)[:: n_window - n_overlap]
     spectrum = np.empty((len(frames), n_window // 2 + 1), np.result_type(window, np.complex64))
-    for start in range(
-        0, len(frames), FRAMES_AT_ONCE
-    ):  # few enough to stay in the processor's cache
+    # Few enough at once to stay in the processor's cache.
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
         part = slice(start, start + FRAMES_AT_ONCE)
         np.fft.rfft(frames[part] * window, out=spectrum[part])
     return spectrum
@@ -108,8 +112,8 @@ def istft(
       (n_samples,) float64.
     """
     n_window = 2 * (spectrum.shape[1] - 1)
-    scale = np.sqrt(np.sum(np.hamming(n_window) ** 2))  # stft divides by it
-    return scale * recover_wav(magnitude, spectrum, n_overlap, np.hamming, n_samples)
+    wave = recover_wav(magnitude, spectrum, n_overlap, np.hamming, n_samples)
+    return window_scale(n_window) * wave
 
 
 def hz_to_bark(frequency: np.ndarray) -> np.ndarray:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import log_epsilon, n_overlap, n_window, sample_rate
-from speech_enhancement.features import context_windows, log_magnitude
+from config import log_epsilon, n_window, sample_rate
+from speech_enhancement.features import N_HOP, context_windows, log_magnitude, window_scale
 from speech_enhancement.recipe import Input, Recipe
 
-FRAMES_PER_SECOND = sample_rate / (n_window - n_overlap)
+FRAMES_PER_SECOND = sample_rate / N_HOP
 FRAMES_PER_ESTIMATE = 32  # level and percentiles are computed anew every 0.5 s
 FLOOR = 9.2  # 80 dB in nepers: what lies so far below the level is lifted to there
 SILENCE = 1e-6  # a frame with less of the power of the loudest frame around it holds no signal
@@ -26,7 +26,7 @@ NARROWEST = 64  # bins, 2 kHz, of a band that is still filled up
 WIDEST = 240  # bins, 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is
 OFFSET_SHARE = 0.03  # of the root mean square: a constant up to there does no harm and is left
 FIRST_FRAMES_WITHIN = 312  # 5 s, in which the first frames with signal are looked for
-CONSTANT = np.fft.rfft(np.hamming(n_window) / np.sqrt(np.sum(np.hamming(n_window) ** 2)))
+CONSTANT = np.fft.rfft(np.hamming(n_window)) / window_scale(n_window)  # a frame of ones
 
 
 def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from conftest import MINI, ROOT, files_below
 from test_backends import OTHERS, environment
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
-from main_dnn import enhance_audio
 from speech_enhancement.data.audio_files import read_audio, write_wave
+from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.network.export import ACTIVATIONS, export, write_float16, write_onnx
 from speech_enhancement.network.network import (

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import read_stats
 
-from main_dnn import enhance_audio
 from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
 from speech_enhancement.network.network import answers, load_model
 from speech_enhancement.workspace import (

@@ -12,8 +12,23 @@ import numpy as np
 
 from config import n_overlap, n_window, sample_rate
 from spectrogram_to_wave import overlap_add
-from speech_enhancement.features import level_gain, log_magnitude, pad_to_whole_frames, peak, stft
-from speech_enhancement.network.network import Settings, answers_inside, magnitude_of_answer
+from speech_enhancement.features import (
+    N_FREQ,
+    N_HOP,
+    istft,
+    level_gain,
+    log_magnitude,
+    pad_to_whole_frames,
+    peak,
+    stft,
+    window_scale,
+)
+from speech_enhancement.network.network import (
+    Settings,
+    answers_inside,
+    estimate_magnitude,
+    magnitude_of_answer,
+)
 from speech_enhancement.network_input import (
     FIRST_FRAMES_WITHIN,
     FRAMES_PER_ESTIMATE,
@@ -24,12 +39,29 @@ from speech_enhancement.network_input import (
     less_level,
     measure,
     window_estimates,
+    without_offset,
 )
 from speech_enhancement.parallel import ahead
 from speech_enhancement.recipe import Input
 
-N_HOP = n_window - n_overlap
+TOP_BINS = slice(-33, -1)  # the uppermost kilohertz, but for the bin at half the sample rate
 PEAK_S = 5.0  # of a pipe are heard before its level is judged
+
+
+def enhance_audio(model, settings: Settings, audio: np.ndarray) -> np.ndarray:
+    """Enhance a recording as a whole; the last partial frame is completed with zeros.
+
+    Args:
+      model, settings: as network.load_model returns them.
+      audio: (n_samples,) at 16 kHz.
+    Returns:
+      (n_samples,) float64.
+    """
+    gain = level_gain(peak(audio)) if settings.recipe.input.level_window_s == 0 else 1.0
+    whole_frames = gain * pad_to_whole_frames(audio, n_window, n_overlap)
+    spectrum = without_offset(stft(whole_frames, n_window, n_overlap), settings.recipe.input)
+    magnitude = estimate_magnitude(model, settings, spectrum)
+    return istft(magnitude, spectrum, n_overlap, len(audio)) / gain
 
 
 class Ready(NamedTuple):
@@ -134,7 +166,7 @@ class Level:
     def __init__(self, settings: Input, peak_of_recording: float | None):
         self._in_window = settings.level_window_s > 0
         self._known, self._peak = peak_of_recording, 0.0
-        self._waiting, self._n_heard = np.empty((0, n_window // 2 + 1), np.complex64), 0
+        self._waiting, self._n_heard = np.empty((0, N_FREQ), np.complex64), 0
 
     def add(
         self, spectrum: np.ndarray, samples: np.ndarray, is_last: bool
@@ -183,10 +215,9 @@ class FeatureStream:
         n_new = max(0, (len(samples) - n_overlap) // N_HOP)
         self._samples = samples[n_new * N_HOP :]
         self._n_frames += n_new
-        n_freq = n_window // 2 + 1
-        spectrum = (
-            stft(samples, n_window, n_overlap) if n_new else np.empty((0, n_freq), np.complex64)
-        )
+        spectrum = np.empty((0, N_FREQ), np.complex64)
+        if n_new:
+            spectrum = stft(samples, n_window, n_overlap)
         spectrum = self._offset.add(spectrum, is_last)
         spectrum, gain = self._level.add(spectrum, new_samples, is_last)
         return self._with_neighbours(
@@ -227,9 +258,8 @@ class WaveStream:
     """Turns spectra of one channel into its wave, as spectrogram_to_wave.recover_wav does."""
 
     def __init__(self):
-        window = np.hamming(n_window)
-        self._window, self._scale = window, np.sqrt(np.sum(window**2))  # stft divided by it
-        self._wave = self._window_sum = np.zeros(n_window - N_HOP)
+        self._window, self._scale = np.hamming(n_window), window_scale(n_window)
+        self._wave = self._window_sum = np.zeros(n_overlap)
 
     def add(self, spectrum: np.ndarray, is_last: bool = False) -> np.ndarray:
         """Take in (n_frames, n_freq) complex; return the samples that no later frame adds to."""
@@ -298,7 +328,7 @@ def _estimated(
     for channels, is_last in ready_blocks:
         gains = [spectral_gain(model, settings, ready, smallest_gain) for ready in channels]
         spectra = [ready.spectrum * gain for ready, gain in zip(channels, gains, strict=True)]
-        yield spectra, [np.minimum(gain[:, -33:-1].mean(axis=1), 1) for gain in gains], is_last
+        yield spectra, [np.minimum(gain[:, TOP_BINS].mean(axis=1), 1) for gain in gains], is_last
 
 
 def spectral_gain(model, settings: Settings, ready: Ready, smallest_gain: float) -> np.ndarray:

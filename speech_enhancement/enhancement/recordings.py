@@ -11,8 +11,9 @@ import soundfile
 from config import n_window, sample_rate
 from speech_enhancement.data.audio_files import find_audio
 from speech_enhancement.data.sound_file import SoundFile, opened
-from speech_enhancement.enhancement.enhance_audio import N_HOP, enhanced_blocks
+from speech_enhancement.enhancement.enhance_audio import enhanced_blocks
 from speech_enhancement.errors import InputError
+from speech_enhancement.features import N_HOP
 from speech_enhancement.files import replacing
 from speech_enhancement.progress import Progress, say
 

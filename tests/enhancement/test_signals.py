@@ -9,9 +9,9 @@ import soundfile
 import soxr
 from conftest import MINI, ROOT, run
 
-from main_dnn import SHIPPED_MODEL, enhance_audio
+from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import read_audio
-from speech_enhancement.enhancement.enhance_audio import FeatureStream
+from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.recordings import enhanced_at_rate
 from speech_enhancement.errors import InputError
 from speech_enhancement.evaluation.measures import si_sdr

@@ -12,10 +12,9 @@ import soundfile
 from conftest import MINI, ROOT, calculate, create, pack, run, write_csv
 from test_recipes import SHIPPED, small
 
-import main_dnn
 from speech_enhancement.data.audio_files import AudioCache, read_audio
 from speech_enhancement.data.packed_data import open_packed_file
-from speech_enhancement.enhancement.enhance_audio import FeatureStream
+from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.features import level_gain, mix_at_snr, peak, root_mean_square
 from speech_enhancement.network.network import Settings, build_network, load_model, save_model
 from speech_enhancement.network_input import Scaler, windows_with_statistics
@@ -139,7 +138,7 @@ def test_inference_sees_a_quiet_recording_as_it_sees_a_loud_one(name):
     seen = []
     for gain in (1 / peak(audio), 0.01):
         network = Recorder(n_answers)
-        main_dnn.enhance_audio(network, settings, np.float32(gain) * audio)
+        enhance_audio(network, settings, np.float32(gain) * audio)
         seen.append(np.concatenate(network.frames))
     # Where a window's level is subtracted, 1e-8 is added to magnitudes that are 40 dB smaller.
     assert np.mean(np.abs(seen[0] - seen[1])) < (1e-3 if recipe.input.level_window_s else 1e-5)
