@@ -14,7 +14,8 @@ import soundfile
 
 from speech_enhancement.data.containers import is_unknown
 from speech_enhancement.data.sound_file import check_samples
-from speech_enhancement.enhancement.recordings import check_signal, enhanced_at_rate, limited
+from speech_enhancement.enhancement.recordings import check_signal, limited
+from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.errors import InputError, foreseen_disk_error
 
 BLOCK_BYTES = 2**16  # read at a time, at most

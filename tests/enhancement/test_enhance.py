@@ -15,7 +15,8 @@ from config import sample_rate, stft_settings
 from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import list_audio, read_audio
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
-from speech_enhancement.enhancement.recordings import enhanced_at_rate, limited
+from speech_enhancement.enhancement.recordings import limited
+from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
 from speech_enhancement.network.network import (
     Settings,

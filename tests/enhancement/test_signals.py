@@ -12,7 +12,7 @@ from conftest import MINI, ROOT, run
 from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
-from speech_enhancement.enhancement.recordings import enhanced_at_rate
+from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.errors import InputError
 from speech_enhancement.evaluation.measures import si_sdr
 from speech_enhancement.features import stft
