@@ -1,7 +1,8 @@
 """Enhance a 16 kHz mono wave with an exported model of the recipe `default`, without the pipeline.
 
-python onnx_example.py MODEL.onnx NOISY.wav ENHANCED.wav; the recording is held as a whole, 45 MB a minute. Left out is
-what speech_enhancement/network_input.py does for a constant offset, and for recordings that end below 7.5 kHz.
+python onnx_example.py MODEL.onnx NOISY.wav ENHANCED.wav; the recording is held as a whole, 45 MB
+a minute. Left out is what speech_enhancement/network_input.py does for a constant offset, and for
+recordings that end below 7.5 kHz.
 """
 
 import json
@@ -38,17 +39,20 @@ width = min(
     n_frames, round(recipe["level_window_s"] * rate / n_hop)
 )  # each estimate is of so many frames
 starts = np.clip(np.arange(0, n_frames, every) + every // 2 - width // 2, 0, n_frames - width)
-levels, statistics = [], []
+levels, statistics, least = [], [], []
 for start in starts:
     part = slice(start, start + width)
-    heard = power[part] >= 1e-6 * power[part].max()  # frames of digital silence do not count
+    least.append(1e-6 * power[part].max())
+    heard = power[part] >= least[-1]  # frames of digital silence do not count
     levels.append(np.log(np.mean(power[part][heard]) + epsilon**2) / 2)
     ranks = [round(percent / 100 * (heard.sum() - 1)) for percent in recipe["percentiles"]]
     statistics.append(np.sort(log[part][heard], axis=0)[ranks])
-levels = np.array(levels)
+levels, least = np.array(levels), np.array(least)
 statistics = np.maximum(np.array(statistics) - levels[:, None, None], -about["floor"])
 of_frame = np.arange(n_frames) // every
 frames = np.maximum(log - levels[of_frame, None], -about["floor"])
+middle = len(recipe["percentiles"]) // 2
+frames = np.where((power < least[of_frame])[:, None], statistics[of_frame, middle], frames)
 frames = np.pad(frames, ((recipe["n_concat"] // 2,) * 2, (0, 0)), mode="edge")
 inputs = {
     "frames": frames.astype(np.float32),

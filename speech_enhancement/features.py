@@ -1,4 +1,4 @@
-"""Signals and spectra as arrays: mixing, the short-time Fourier transform, context windows, statistics.
+"""Signals and spectra as arrays: mixing, the Fourier transform, context windows, statistics.
 
 Pure functions of arrays: no files, no printing. Arrays are time first.
 """
@@ -27,8 +27,8 @@ def level_gain(peak_of_recording: float) -> float:
     """Return the factor that brings a recording to the level of all features: a peak of 1.
 
     This is the one definition of the level. Mixtures are scaled by it when they are made, on disk
-    and on the fly; recordings are when they are enhanced with a recipe that does not normalise the level
-    in a window (level_window_s = 0). Silence keeps its level.
+    and on the fly; recordings are when they are enhanced with a recipe that does not normalise the
+    level in a window (level_window_s = 0). Silence keeps its level.
     """
     return 1 / peak_of_recording if peak_of_recording > 0 else 1.0
 
@@ -40,12 +40,14 @@ def mix_at_snr(
 
     It is the *speech* that is scaled to reach the ratio, over the whole utterance:
     20 lg(rms(speech) / rms(noise)) = snr. Then all three signals are multiplied by
-    alpha = 1 / max|mixture|. At an infinite ratio, and with silent noise, the mixture is clean speech.
+    alpha = 1 / max|mixture|. At an infinite ratio, and with silent noise, the mixture is clean
+    speech.
 
     Args:
       speech, noise: (n_samples,) float.
       snr: signal-to-noise ratio in dB; inf is clean speech.
-      speech_rms: root mean square of the whole utterance where `speech` is a part of it; None: of `speech`.
+      speech_rms: root mean square of the whole utterance where `speech` is a part of it; None: of
+        `speech`.
     Returns:
       mixture, speech, noise, each (n_samples,) and scaled such that mixture = speech + noise;
       scaling_factor, what the speech was multiplied by before alpha; and alpha.
@@ -107,7 +109,8 @@ def istft(
       magnitude: (n_frames, n_freq), on the scale of `stft`.
       spectrum: (n_frames, n_freq) complex, lends its phase.
       n_overlap: samples that neighbouring frames share.
-      n_samples: the wave is cut, or filled with zeros, to this length; None keeps all that there is.
+      n_samples: the wave is cut, or filled with zeros, to this length; None keeps all that there
+        is.
     Returns:
       (n_samples,) float64.
     """
@@ -136,7 +139,8 @@ def pad_to_whole_frames(audio: np.ndarray, n_window: int, n_overlap: int) -> np.
 def log_magnitude(spectrum: np.ndarray, floor_db: float = 0.0) -> np.ndarray:
     """Return ln(|spectrum| + 1e-8) of complex spectra or of magnitudes, any shape.
 
-    With a floor, magnitudes that lie more than floor_db dB below 1 are raised to there; 0 sets none.
+    With a floor, magnitudes that lie more than floor_db dB below 1 are raised to there; 0 sets
+    none.
     """
     magnitude = np.abs(spectrum)
     if floor_db > 0:
@@ -163,7 +167,7 @@ def context_windows(frames: np.ndarray, n_concat: int, n_hop: int) -> np.ndarray
 
 
 def moments(rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return how many rows there are, the mean of each column, and the sum of its squared deviations from it."""
+    """Return the number of rows, and each column's mean and sum of squared deviations from it."""
     rows = rows.astype(np.float64)
     mean = rows.mean(axis=0)
     rows -= mean

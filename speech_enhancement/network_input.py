@@ -1,4 +1,4 @@
-"""What the network sees of a mixture and what it is to answer, as a recipe says; pure array functions.
+"""What the network sees of a mixture and what its output is to be; pure functions of arrays.
 
 A mixture becomes `frames`, the log magnitude of each frame (less the level, if the
 recipe says so), and `statistics`, what is known of the noise around each frame. The network sees a
@@ -24,7 +24,9 @@ FRAMES_PER_LOOK = 8  # one of so many frames is looked at for the upper end of t
 BAND_BINS = 8  # 250 Hz: in such steps
 NARROWEST = 64  # bins, 2 kHz, of a band that is still filled up
 WIDEST = 240  # bins, 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is
+OFFSET_FRAMES = round(FRAMES_PER_SECOND)  # 1 s, in which a constant is looked for
 OFFSET_SHARE = 0.03  # of the root mean square: a constant up to there does no harm and is left
+OFFSET_SPREAD = 2.0  # standard deviations of the frames' means; what has fewer is deep noise
 FIRST_FRAMES_WITHIN = 312  # 5 s, in which the first frames with signal are looked for
 CONSTANT = np.fft.rfft(np.hamming(n_window)) / window_scale(n_window)  # a frame of ones
 
@@ -49,7 +51,7 @@ def normalized(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.nd
     magnitude, as in noise-aware training, [1], as far as we know it: z = (1/T) sum of y_t,
     t = 1..T. With "percentiles" it is some percentiles of each bin's log magnitude over the window
     of level_window_s seconds around the frame; the window is moved inwards at the ends of a
-    recording. Both are of frames that hold signal; see holds_signal.
+    recording. Both are of frames that hold signal; see least_power.
 
     Args:
       spectrum: (n_frames, n_freq) complex, as without_offset returns it.
@@ -68,7 +70,7 @@ def normalized(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.nd
     starts, width = estimate_windows(len(spectrum), settings.level_window_s)
     estimates = window_estimates(measured, starts, width, settings.percentiles)
     of_frame = np.minimum(np.arange(len(spectrum)) // FRAMES_PER_ESTIMATE, len(starts) - 1)
-    return less_level(measured.log, estimates, of_frame), estimates.statistics[of_frame]
+    return less_level(measured, estimates, of_frame), estimates.statistics[of_frame]
 
 
 # --- What is measured of each frame -----------------------------------------------------------
@@ -99,13 +101,13 @@ def power_of_frames(spectrum: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", parts, parts) / spectrum.shape[1]
 
 
-def holds_signal(power: np.ndarray) -> np.ndarray:
-    """Return which of some frames hold signal, (n_frames,) bool: digital silence is not noise.
+def least_power(power: np.ndarray) -> float:
+    """Return the power of the weakest frame that may hold signal: digital silence is not noise.
 
     Frames hold none that lie 60 dB below the loudest, as digital silence does, with dither or
     without it, and as the pauses of a recording hardly do.
     """
-    return power >= SILENCE * power.max(initial=0)
+    return SILENCE * power.max(initial=0)
 
 
 def band_end(spectrum: np.ndarray, mean_power: float) -> int:
@@ -130,7 +132,7 @@ def band_end(spectrum: np.ndarray, mean_power: float) -> int:
 
 
 def sharp_power(spectrum: np.ndarray) -> np.ndarray:
-    """Return the mean power of each bin but the first and last, without what distant bins leak to it.
+    """Return the mean power of all bins but the first and last, without leaks of distant bins.
 
     A tone leaks to all bins, through a Hamming window 55 dB lower and less. Differences of
     neighbouring bins are the spectrum through a window that also is multiplied by Hann's, which
@@ -146,8 +148,9 @@ def sharp_power(spectrum: np.ndarray) -> np.ndarray:
 def filled(log: np.ndarray, end: int) -> np.ndarray:
     """Return log magnitudes whose bins above the band are those of its upper half, mirrored.
 
-    The network was trained with recordings of the whole band, and takes an empty part of it for the absence
-    of noise. The uppermost bins in the band, where resampling filters fall off, are replaced too.
+    The network was trained with recordings of the whole band, and takes an empty part of it for the
+    absence of noise. The uppermost bins in the band, where resampling filters fall off, are
+    replaced too.
 
     Args:
       log: (n_frames, n_freq).
@@ -163,62 +166,68 @@ def filled(log: np.ndarray, end: int) -> np.ndarray:
 
 
 def without_offset(spectrum: np.ndarray, settings: Input) -> np.ndarray:
-    """Return the (n_frames, n_freq) spectrum of a recording without its constant; see OffsetStream."""
+    """Return (n_frames, n_freq) frames of a recording without its constant; see OffsetStream."""
     return OffsetStream(settings).add(spectrum, is_last=True)
 
 
 class OffsetStream:
     """Takes a constant (DC) out of spectra that arrive in parts, for recipes with a level window.
 
-    The constant is the mean of the window of level_window_s seconds before each segment of
-    FRAMES_PER_ESTIMATE frames, at the start of the first such window. As much of it is taken
-    out as exceeds OFFSET_SHARE of the root mean square of the rest, so that recordings
-    without one stay as they are to the last bit.
+    The constant is the mean of the OFFSET_FRAMES frames up to each one, at the start of the first
+    ones, if it is steady: more than OFFSET_SPREAD times the standard deviation of the frames' means,
+    from twice that on in full. What exceeds OFFSET_SHARE of the root mean square of the rest over
+    level_window_s seconds is taken out. So recordings without a constant stay as they are to the
+    last bit, however deep their noise is.
     """
 
     def __init__(self, settings: Input):
         self._width = round(settings.level_window_s * FRAMES_PER_SECOND)
-        self._waiting: np.ndarray | None = None  # frames of the first window, until it is complete
-        self._past = np.empty((0, 2))  # bin 0 and power of frames up to the current segment's first
-        self._n_done, self._offset = 0, 0.0
+        self._waiting: np.ndarray | None = None  # the first frames, until there are enough
+        self._past = np.empty((2, 0))  # bin 0 and power of the frames before
+        self._has_begun = False
 
     def add(self, spectrum: np.ndarray, is_last: bool) -> np.ndarray:
         """Take in (n_frames, n_freq) complex; return the frames that are ready."""
         if self._width == 0:
             return spectrum
-        if self._n_done == 0:
+        if not self._has_begun:
             if self._waiting is not None:
                 spectrum = np.concatenate([self._waiting, spectrum])
             self._waiting = spectrum
-            if len(spectrum) < self._width and not is_last:
+            if len(spectrum) < OFFSET_FRAMES and not is_last:
                 return spectrum[:0]
-            self._waiting = None
-        measured = np.stack([spectrum[:, 0].real, power_of_frames(spectrum)], axis=1)
-        past, first = np.concatenate([self._past, measured]), self._n_done - len(self._past)
-        end = self._n_done + len(spectrum)
-        offsets = np.empty((len(spectrum), 1), spectrum.real.dtype)
-        for begin in range(
-            self._n_done - self._n_done % FRAMES_PER_ESTIMATE, end, FRAMES_PER_ESTIMATE
-        ):
-            if begin >= self._n_done:
-                window = slice(max(0, begin - self._width) - first, max(self._width, begin) - first)
-                self._offset = offset(*past[window].T)
-            here = slice(max(0, begin - self._n_done), begin + FRAMES_PER_ESTIMATE - self._n_done)
-            offsets[here] = self._offset
-        self._past, self._n_done = past[-self._width - FRAMES_PER_ESTIMATE :], end
-        return spectrum - offsets * CONSTANT.astype(spectrum.dtype) if offsets.any() else spectrum
+            self._has_begun, self._waiting = True, None
+        new = np.stack([spectrum[:, 0].real, power_of_frames(spectrum)]).astype(np.float64)
+        frames = np.concatenate([self._past, new], axis=1)
+        amount = offsets(*frames, self._width)[self._past.shape[1] :, None]
+        self._past = frames[:, -self._width :]
+        if not amount.any():
+            return spectrum
+        return spectrum - amount.astype(spectrum.real.dtype) * CONSTANT.astype(spectrum.dtype)
 
 
-def offset(bin_0: np.ndarray, power: np.ndarray) -> float:
-    """Return how much of the constant in some frames is to be taken out.
+def offsets(bin_0: np.ndarray, power: np.ndarray, width: int) -> np.ndarray:
+    """Return how much of a constant is to be taken out of each frame, (n_frames,).
 
     Args:
-      bin_0: (n_frames,), the real parts of their bins at 0 Hz.
+      bin_0: (n_frames,), the real parts of the bins at 0 Hz.
       power: (n_frames,) as power_of_frames returns it.
+      width: frames before each, itself included, whose root mean square it is compared with.
     """
-    constant = bin_0.mean() / CONSTANT[0].real
-    rest = max(0.0, power.mean() - constant**2 * power_of_frames(CONSTANT[None])[0])
-    return np.sign(constant) * max(0.0, abs(constant) - OFFSET_SHARE * np.sqrt(rest))
+    ends = np.maximum(np.arange(len(bin_0)) + 1, min(OFFSET_FRAMES, len(bin_0)))
+
+    def mean_of_last(values: np.ndarray, n_frames: int) -> np.ndarray:
+        sums = np.concatenate([[0], np.cumsum(values)])
+        starts = np.maximum(ends - n_frames, 0)
+        return (sums[ends] - sums[starts]) / (ends - starts)
+
+    constants = bin_0 / CONSTANT[0].real
+    mean = mean_of_last(constants, OFFSET_FRAMES)
+    spread = np.sqrt(np.maximum(mean_of_last(constants**2, OFFSET_FRAMES) - mean**2, 0))
+    rest = mean_of_last(power, width) - mean**2 * power_of_frames(CONSTANT[None])[0]
+    excess = np.maximum(np.abs(mean) - OFFSET_SHARE * np.sqrt(np.maximum(rest, 0)), 0)
+    steadiness = np.abs(mean) / np.maximum(spread, 1e-30) / OFFSET_SPREAD - 1
+    return np.sign(mean) * excess * np.clip(steadiness, 0, 1)
 
 
 # --- Estimates of noise and level -------------------------------------------------------------
@@ -231,11 +240,13 @@ class Estimates(NamedTuple):
       level: (n_windows, 1) log magnitude.
       statistics: (n_windows, n_percentiles, n_freq), less the level.
       ends: (n_windows,), where the band ends that holds signal; see band_end.
+      least: (n_windows,), as least_power returns it.
     """
 
     level: np.ndarray
     statistics: np.ndarray
     ends: np.ndarray
+    least: np.ndarray
 
 
 def window_estimates(
@@ -252,38 +263,46 @@ def window_estimates(
     n_freq = measured.log.shape[1]
     statistics = np.empty((len(starts), len(percents), n_freq), measured.log.dtype)
     level = np.empty((len(starts), 1), measured.log.dtype)
-    ends = np.full(len(starts), n_freq)
+    ends, least = np.full(len(starts), n_freq), np.empty(len(starts))
     for row, start in enumerate(starts):
         log, power, spectrum = (array[start : start + width] for array in measured)
         ends[row] = band_end(spectrum[::FRAMES_PER_LOOK], power.mean())
+        least[row] = least_power(power)
+        heard = power >= least[row]
         if ends[row] < n_freq:
             log = filled(log, ends[row])
             power = np.exp(2 * log).mean(axis=1)
-        heard = holds_signal(power)
         if not heard.all():
             log, power = log[heard], power[heard]
         statistics[row] = percentiles(log, percents)
         level[row] = np.log(power.mean() + log_epsilon**2) / 2
-    return Estimates(level, np.maximum(statistics - level[:, None], -FLOOR), ends)
+    return Estimates(level, np.maximum(statistics - level[:, None], -FLOOR), ends, least)
 
 
-def less_level(log: np.ndarray, estimates: Estimates, of_frame: np.ndarray) -> np.ndarray:
-    """Return (n_frames, n_freq) log magnitudes with empty bins filled, less the level around them.
+def less_level(measured: Measured, estimates: Estimates, of_frame: np.ndarray) -> np.ndarray:
+    """Return (n_frames, n_freq) log magnitudes less the level around them.
+
+    Bins above the band are filled. Frames without signal have the statistic in the middle, as if the
+    noise went on: the network knows no context of silence.
 
     Args:
-      log: (n_frames, n_freq).
+      measured: of n_frames frames.
       estimates: as window_estimates returns them.
       of_frame: (n_frames,), which estimate serves each frame.
     """
-    frames = log - estimates.level[of_frame]
-    for row in np.flatnonzero(estimates.ends < log.shape[1]):
+    frames = measured.log - estimates.level[of_frame]
+    for row in np.flatnonzero(estimates.ends < frames.shape[1]):
         frames[of_frame == row] = filled(frames[of_frame == row], estimates.ends[row])
+    silent = measured.power < estimates.least[of_frame]
+    middle = estimates.statistics.shape[1] // 2
+    frames[silent] = estimates.statistics[of_frame[silent], middle]
     return np.maximum(frames, -FLOOR, out=frames)
 
 
 def first_frames_estimate(frames: np.ndarray, power: np.ndarray, n_first: int) -> np.ndarray:
     """Return the mean of the first frames that hold signal, (n_freq,), of FIRST_FRAMES_WITHIN."""
-    heard = holds_signal(power[:FIRST_FRAMES_WITHIN])
+    power = power[:FIRST_FRAMES_WITHIN]
+    heard = power >= least_power(power)
     return frames[: len(heard)][heard][:n_first].mean(axis=0)
 
 
@@ -303,7 +322,7 @@ def estimate_windows(n_frames: int, window_s: float) -> tuple[np.ndarray, int]:
 
 
 def percentiles(rows: np.ndarray, percents: Sequence[float]) -> np.ndarray:
-    """Return the value of each column that a percentage of the rows does not exceed, (len(percents), n_columns)."""
+    """Return percentiles of each column, (len(percents), n_columns), each the value of a row."""
     ranks = [round(percent / 100 * (len(rows) - 1)) for percent in percents]
     return np.sort(rows.T, axis=1)[:, ranks].T  # faster than np.partition at several ranks
 
@@ -311,7 +330,7 @@ def percentiles(rows: np.ndarray, percents: Sequence[float]) -> np.ndarray:
 def windows_with_statistics(
     frames: np.ndarray, statistics: np.ndarray, n_concat: int, n_hop: int
 ) -> np.ndarray:
-    """Return the rows of data.h5: windows of frames, and behind each the statistics of its centre frame.
+    """Return the rows of data.h5: windows of frames, then the statistics of the centre frame.
 
     Returns:
       (n_segs, n_concat + n_statistics, n_freq).
@@ -322,7 +341,8 @@ def windows_with_statistics(
 def targets(mixture_stft: np.ndarray, speech_magnitude: np.ndarray, recipe: Recipe) -> np.ndarray:
     """Return what the network is to answer.
 
-    For the output "log_magnitude" the clean log magnitude, (n_frames, n_freq). A loss through a mask
+    For the output "log_magnitude" the clean log magnitude, (n_frames, n_freq). A loss through a
+    mask
     needs the mixture too: then log magnitudes of clean speech and mixture, (n_frames, 2, n_freq);
     for a mask alone both are divided by the speech's root mean square over the whole utterance.
     """

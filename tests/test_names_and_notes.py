@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import MINI, PESQ, ROOT, calculate, create, files_below, needs_pesq, run
-from test_enhance import make_model, noise
+from small_models import make_model, noise
 
 from speech_enhancement.data.audio_files import find_audio, list_audio
 from speech_enhancement.data.sound_file import opened

@@ -1,8 +1,8 @@
 """Enhancing a recording that arrives in parts, with the same result as enhancing it as a whole.
 
 What the network knows of a recording lies within some seconds around a frame, so a few seconds
-are all that has to be kept. `NormalizedStream`, `FeatureStream` and `WaveStream` each take what arrives and return what
-is ready; nothing is delayed against the recording, it only comes out later.
+are all that has to be kept. `NormalizedStream`, `FeatureStream` and `WaveStream` each take what
+arrives and return what is ready; nothing is delayed against the recording, it only comes out later.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,7 +69,8 @@ class Ready(NamedTuple):
 
     Attributes:
       spectrum: (n_frames, n_freq) complex64, at the level of the recording.
-      gain: (n_frames, 1), what brings each frame to the level of all features; see features.level_gain.
+      gain: (n_frames, 1), what brings each frame to the level of all features; see
+        features.level_gain.
       frames: (n_frames + n_concat - 1, n_freq), with the neighbours of the first and the last.
       statistics: (n_frames, n_statistics, n_freq).
     """
@@ -91,7 +92,7 @@ class NormalizedStream:
         self._estimate: np.ndarray | None = None
 
     def add(self, spectrum: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Take in (n_frames, n_freq) complex; return frames and statistics of those that are ready."""
+        """Take in (n_frames, n_freq) complex; return what is ready: frames and statistics."""
         if self._settings.noise_estimate == "none":
             log = log_magnitude(spectrum, self._settings.floor_db)
             return log, np.empty((len(log), 0, log.shape[1]), log.dtype)
@@ -116,16 +117,17 @@ class NormalizedStream:
         return log, np.broadcast_to(self._estimate, (len(log), 1, log.shape[1]))
 
     def _with_percentiles(self, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the frames whose window of level and noise is complete; see network_input.estimate_windows."""
+        """Return the frames whose window of level and noise is complete; see estimate_windows."""
         first, done = self._first, self._n_done
         starts, width, n_ready = self._complete_windows(is_last)
         estimates = window_estimates(
             self._measured, starts - first, width, self._settings.percentiles
         )
         of_frame = np.minimum(np.arange(n_ready - done) // FRAMES_PER_ESTIMATE, len(starts) - 1)
-        frames = less_level(self._measured.log[done - first : n_ready - first], estimates, of_frame)
+        ready = Measured(*(array[done - first : n_ready - first] for array in self._measured))
+        frames = less_level(ready, estimates, of_frame)
 
-        # The next window begins before its frames, and at the end of the recording so far before that.
+        # The next window begins before its frames, at the end of the recording so far before that.
         n_frames = first + len(self._measured.log)
         begin = n_ready + FRAMES_PER_ESTIMATE // 2 - self._width // 2
         self._n_done, self._first = n_ready, max(0, min(begin, n_frames - self._width))
@@ -133,7 +135,7 @@ class NormalizedStream:
         return frames, estimates.statistics[of_frame]
 
     def _complete_windows(self, is_last: bool) -> tuple[np.ndarray, int, int]:
-        """Return the first frame of each window that is complete, their width, and the end of the frames they serve."""
+        """Return the starts of complete windows, their width, and the end of the frames served."""
         n_frames, width = self._first + len(self._measured.log), self._width
         if is_last and n_frames <= width:
             return np.array([0]), n_frames, n_frames
@@ -153,10 +155,11 @@ def joined(held: Measured, new: Measured) -> Measured:
 
 
 class Level:
-    """The gain that brings one channel to the level of all features, for recipes that take the recording's peak.
+    """The gain to the level of all features, of one channel, for recipes that take the peak.
 
-    In a file the peak is known. In a pipe it is that of what has come so far, of PEAK_S seconds at least:
-    should something louder come later, what came before was enhanced as if the recording were quieter.
+    In a file the peak is known. In a pipe it is that of what has come so far, of PEAK_S seconds at
+    least: should something louder come later, what came before was enhanced as if the recording
+    were quieter.
 
     Args:
       settings: the recipe's section [input].
@@ -174,7 +177,8 @@ class Level:
         """Take in new frames, and the samples that they came with.
 
         Returns:
-          The frames whose level is known, (n_frames, n_freq), and the gain of each, (n_frames, 1) float32.
+          The frames whose level is known, (n_frames, n_freq), and the gain of each, (n_frames, 1)
+          float32.
         """
         if self._in_window:
             gain = 1.0
@@ -225,7 +229,7 @@ class FeatureStream:
         )
 
     def _with_neighbours(self, new: Ready, is_last: bool) -> Ready:
-        """Hold frames back until their neighbours are there; beyond the borders the outermost frame is repeated."""
+        """Hold frames back until their neighbours are there; at the borders repeat the last."""
         if self._held is None:
             self._held = Ready(*(array[:0] for array in new))
         spectrum, gain, frames, statistics = self._held
@@ -240,9 +244,7 @@ class FeatureStream:
             frames = np.pad(frames, ((0, self._n_side), (0, 0)), mode="edge")
         n_ready = max(0, len(frames) - 2 * self._n_side)
         if not is_last:
-            n_ready -= (
-                n_ready % FRAMES_PER_ESTIMATE
-            )  # whole segments of frames with the same statistics
+            n_ready -= n_ready % FRAMES_PER_ESTIMATE  # segments of frames with the same statistics
         self._held = Ready(
             spectrum[n_ready:], gain[n_ready:], frames[n_ready:], statistics[n_ready:]
         )
@@ -298,8 +300,9 @@ def enhanced_blocks(
       smallest_gain: no part of the spectrum is attenuated by more than this factor.
       peaks: the largest absolute value of each channel; None where it is not known; see Level.
     Yields:
-      samples, (n_samples, n_channels) float32, which lag behind the blocks; and the gain at the top of the
-      band of each of their frames, (n_frames, n_channels). In the end up to a frame more samples than arrived.
+      samples, (n_samples, n_channels) float32, which lag behind the blocks; and the gain at the top
+      of the band of each of their frames, (n_frames, n_channels). In the end up to a frame more
+      samples than arrived.
     """
     ready = ahead(_ready_blocks(settings.recipe.input, blocks, peaks or [None] * n_channels))
     estimated = ahead(_estimated(model, settings, ready, smallest_gain))
@@ -324,7 +327,7 @@ def _ready_blocks(
 def _estimated(
     model, settings: Settings, ready_blocks, smallest_gain: float
 ) -> Iterator[tuple[list, list, bool]]:
-    """Yield the enhanced spectra of each channel, their gains at the top of the band, and whether they are the last."""
+    """Yield each channel's enhanced spectra and gains at the top, and whether they are the last."""
     for channels, is_last in ready_blocks:
         gains = [spectral_gain(model, settings, ready, smallest_gain) for ready in channels]
         spectra = [ready.spectrum * gain for ready, gain in zip(channels, gains, strict=True)]

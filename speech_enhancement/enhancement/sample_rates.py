@@ -18,7 +18,7 @@ def enhanced_at_rate(
     smallest_gain: float,
     peaks=None,
 ) -> Iterator[np.ndarray]:
-    """Enhance blocks of (n_samples, n_channels) at any sample rate; as many samples come out as went in.
+    """Enhance blocks of (n_samples, n_channels) at any sample rate; their length is kept.
 
     What lies above the model's band is multiplied by the gain at the top of the band.
     """
@@ -51,7 +51,7 @@ class Counted:
 
 
 def cut_to(counted: Counted, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield blocks up to the number of samples that were counted; the last block is known by then."""
+    """Yield blocks up to the number of samples counted, which is known before the last."""
     n_done, held = 0, None
     for block in blocks:
         if held is not None:
@@ -66,7 +66,7 @@ def cut_to(counted: Counted, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarra
 
 
 class Band:
-    """Takes a recording to the model's sample rate and back, and keeps what lies above the model's band.
+    """Takes a recording to the model's sample rate and back, and keeps what lies above its band.
 
     Args:
       blocks: (n_samples, n_channels) each.
@@ -140,7 +140,7 @@ class Band:
 
 
 def take(blocks: list[np.ndarray], n_samples: int, n_channels: int) -> np.ndarray:
-    """Remove n_samples from the front of a list of blocks and return them, with zeros where the list ends."""
+    """Remove and return the first n_samples of a list of blocks, with zeros where it ends."""
     parts, n_found = [], 0
     while blocks and n_found < n_samples:
         block = blocks.pop(0)
@@ -153,7 +153,7 @@ def take(blocks: list[np.ndarray], n_samples: int, n_channels: int) -> np.ndarra
 
 
 class TopGain:
-    """The gain at the top of the band for each sample of the recording, interpolated between the centres of frames."""
+    """The gain at the top of the band for each sample, interpolated between centres of frames."""
 
     def __init__(self, rate: int, n_channels: int):
         self._rate = rate

@@ -20,6 +20,7 @@ from speech_enhancement.workspace import saved_iterations
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
+SEGMENTS_TOGETHER = 4  # their number is a multiple of it
 LARGEST_ESTIMATE = 1e3  # of a magnitude; a recording with a peak of 1 has none beyond 20
 # What damaged files raise: the archive, the settings in it, Keras as it reads the rest.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError)
@@ -291,13 +292,13 @@ def answers_inside(
 ) -> np.ndarray:
     """Run the network on frames that have all their neighbours.
 
-    They run as segments of the 32 frames that one estimate serves, filled up to four segments or a multiple
-    of them, so that few different shapes occur.
+    They run as segments of the FRAMES_PER_ESTIMATE frames that one estimate serves, filled up to a
+    multiple of SEGMENTS_TOGETHER segments, so that few different shapes occur.
 
     Args:
       model, settings: as load_model returns them.
       frames: (n_frames + n_concat - 1, n_freq).
-      statistics: (n_frames or more, n_statistics, n_freq), equal for each 32 frames from the first on.
+      statistics: (n_frames or more, n_statistics, n_freq), equal for all frames of a segment.
     Returns:
       (n_frames, n_answers).
     Raises:
@@ -305,7 +306,7 @@ def answers_inside(
     """
     n_concat = settings.recipe.input.n_concat
     n_frames, n_rows = len(frames) - n_concat + 1, FRAMES_PER_ESTIMATE
-    n_segments = -(-n_frames // (4 * n_rows)) * 4
+    n_segments = -(-n_frames // (SEGMENTS_TOGETHER * n_rows)) * SEGMENTS_TOGETHER
     padded = np.pad(settings.scaler.frames(frames), ((0, n_segments * n_rows - n_frames), (0, 0)))
     rows = n_rows * np.arange(n_segments)[:, None] + np.arange(n_rows + n_concat - 1)
     inputs = [padded[rows]]

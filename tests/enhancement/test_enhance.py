@@ -1,6 +1,5 @@
 """Cleaning recordings of any kind: against enhancing as a whole, and by what must come out."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -9,50 +8,21 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import MINI, ROOT, files_below, run
+from small_models import make_model, noise
 from test_bad_input import small_disk  # noqa: F401 (a fixture)
 
-from config import sample_rate, stft_settings
+from config import sample_rate
 from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import list_audio, read_audio
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.recordings import limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
-from speech_enhancement.network.network import (
-    Settings,
-    build_network,
-    load_model,
-    save_model,
-)
-from speech_enhancement.network_input import Scaler
+from speech_enhancement.network.network import load_model
 from speech_enhancement.recipe import load_recipe
 from speech_enhancement.workspace import mixed_audio_path, read_mixtures
 
 RECORDING = MINI / "test_speech" / list_audio(str(MINI / "test_speech"), "speech")[0]
-
-
-def make_model(path, name="default", bias=0.0):
-    """Save a network of a recipe with random weights; `bias` is added to what its last layer answers.
-
-    It is a number, or one for each bin.
-    """
-    recipe = load_recipe(name)
-    recipe = dataclasses.replace(
-        recipe, network=dataclasses.replace(recipe.network, hidden_units=16)
-    )
-    shape = (recipe.input.n_statistics, 257)
-    scaler = Scaler(
-        np.full(257, -3.0), np.full(257, 2.0), np.full(shape, -4.0), np.full(shape, 2.0)
-    )
-    model = build_network(recipe, 257, seed=0)
-    weights = model.get_weights()
-    model.set_weights([*weights[:-1], weights[-1] + bias])
-    save_model(
-        str(path),
-        model,
-        Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler),
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +34,6 @@ def model(tmp_path_factory):
 def passing_model(tmp_path_factory):
     """A model whose mask is 1 everywhere: what goes in has to come out."""
     return make_model(tmp_path_factory.mktemp("passing") / "model.keras", bias=50.0)
-
-
-def noise(n_samples, n_channels=None, level=0.1, seed=0):
-    shape = (n_samples,) if n_channels is None else (n_samples, n_channels)
-    return level * np.random.default_rng(seed).standard_normal(shape)
 
 
 def enhance(*flags):
@@ -95,7 +60,7 @@ def test_blocks_give_what_the_whole_gives(recipe, n_samples, n_block, tmp_path):
     whole = enhance_audio(network, settings, audio)
     blocks = enhanced_at_rate(network, settings, in_blocks(audio[:, None], n_block), 16000, 1, 0.0)
     parts = np.concatenate(list(blocks))[:, 0]
-    # Single precision in another order of frames; waves of order 1, those of random regressions louder.
+    # Single precision in another order of frames; waves of order 1, or louder.
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5 * max(1, np.abs(whole).max()))
 
 
@@ -209,7 +174,7 @@ def test_silence_stays_silence_and_loud_noise_does_not_clip(model, passing_model
         assert not soundfile.read(tmp_path / name / "silence.wav")[0].any()
         integers = soundfile.read(tmp_path / name / "loud.wav", dtype="int16")[0].astype(int)
         at_full_scale = np.abs(integers) >= 32767
-        # What clips stays at full scale for samples in a row; the input itself does so, its copy may.
+        # What clips stays at full scale for samples in a row; the input does so, its copy may.
         assert name == "passing" or not np.any(at_full_scale[1:] & at_full_scale[:-1])
 
 
@@ -238,7 +203,7 @@ def test_the_attenuation_has_its_limit(tmp_path):
     )
 
 
-# --- The model that ships ---------------------------------------------------------------------------
+# --- The model that ships ---------------------------------------------------------------------
 
 
 def test_the_shipped_model_is_small_and_makes_speech_clearer(prepared, tmp_path):

@@ -69,7 +69,7 @@ def test_all_roads_give_the_same_features_and_targets(five_seconds, tmp_path, na
     )
     n_side = (recipe.input.n_concat - 1) // 2
 
-    # Beside rounding to single precision; bins near 0 in the mixture have the largest in their logarithms.
+    # Rounding to single precision; bins near 0 in the mixture have the largest in their logarithms.
     def expect_equal(found, expected):
         assert found.shape == expected.shape
         assert np.mean(np.abs(found - expected)) < 1e-5
@@ -98,7 +98,7 @@ def test_all_roads_give_the_same_features_and_targets(five_seconds, tmp_path, na
             str(five_seconds), "train", SNR, read_mixtures(str(five_seconds), "train")[0].name
         )
     )
-    # A window's level is subtracted after 1e-8 was added to each magnitude, so quiet bins would differ there.
+    # A window's level is subtracted after 1e-8 was added to magnitudes: quiet bins would differ.
     quiet = np.float32(1 if recipe.input.level_window_s else 0.01) * mixed
     for road in (
         FeatureStream(recipe.input, peak(quiet)),

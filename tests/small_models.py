@@ -1,0 +1,39 @@
+"""Small models with random weights, and noise to try them on."""
+
+import dataclasses
+
+import numpy as np
+
+from config import stft_settings
+from speech_enhancement.network.network import Settings, build_network, save_model
+from speech_enhancement.network_input import Scaler
+from speech_enhancement.recipe import load_recipe
+
+
+def make_model(path, name="default", bias=0.0):
+    """Save a network of a recipe with random weights.
+
+    `bias`, a number or one for each bin, is added to what its last layer answers.
+    """
+    recipe = load_recipe(name)
+    recipe = dataclasses.replace(
+        recipe, network=dataclasses.replace(recipe.network, hidden_units=16)
+    )
+    shape = (recipe.input.n_statistics, 257)
+    scaler = Scaler(
+        np.full(257, -3.0), np.full(257, 2.0), np.full(shape, -4.0), np.full(shape, 2.0)
+    )
+    model = build_network(recipe, 257, seed=0)
+    weights = model.get_weights()
+    model.set_weights([*weights[:-1], weights[-1] + bias])
+    save_model(
+        str(path),
+        model,
+        Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler),
+    )
+    return path
+
+
+def noise(n_samples, n_channels=None, level=0.1, seed=0):
+    shape = (n_samples,) if n_channels is None else (n_samples, n_channels)
+    return level * np.random.default_rng(seed).standard_normal(shape)
