@@ -26,7 +26,7 @@ NARROWEST = 64  # bins, 2 kHz, of a band that is still filled up
 WIDEST = 240  # bins, 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is
 OFFSET_FRAMES = round(FRAMES_PER_SECOND)  # 1 s, in which a constant is looked for
 OFFSET_SHARE = 0.03  # of the root mean square: a constant up to there does no harm and is left
-OFFSET_SPREAD = 2.0  # standard deviations of the frames' means; what has fewer is deep noise
+OFFSET_SPREAD = 1.5  # standard deviations of the frames' means; what has fewer is deep noise
 FIRST_FRAMES_WITHIN = 312  # 5 s, in which the first frames with signal are looked for
 CONSTANT = np.fft.rfft(np.hamming(n_window)) / window_scale(n_window)  # a frame of ones
 
@@ -174,10 +174,10 @@ class OffsetStream:
     """Takes a constant (DC) out of spectra that arrive in parts, for recipes with a level window.
 
     The constant is the mean of the OFFSET_FRAMES frames up to each one, at the start of the first
-    ones, if it is steady: more than OFFSET_SPREAD times the standard deviation of the frames' means,
-    from twice that on in full. What exceeds OFFSET_SHARE of the root mean square of the rest over
-    level_window_s seconds is taken out. So recordings without a constant stay as they are to the
-    last bit, however deep their noise is.
+    ones, if it is steady: more than OFFSET_SPREAD times the standard deviation of the frames'
+    means, from twice that on in full. What exceeds OFFSET_SHARE of the root mean square of the
+    rest over level_window_s seconds is taken out. So recordings without a constant stay as they
+    are to the last bit, however deep their noise is.
     """
 
     def __init__(self, settings: Input):
@@ -282,8 +282,8 @@ def window_estimates(
 def less_level(measured: Measured, estimates: Estimates, of_frame: np.ndarray) -> np.ndarray:
     """Return (n_frames, n_freq) log magnitudes less the level around them.
 
-    Bins above the band are filled. Frames without signal have the statistic in the middle, as if the
-    noise went on: the network knows no context of silence.
+    Bins above the band are filled. Frames without signal have the statistic in the middle, as if
+    the noise went on: the network knows no context of silence.
 
     Args:
       measured: of n_frames frames.

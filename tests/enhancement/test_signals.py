@@ -117,7 +117,7 @@ def test_a_constant_that_stops_for_a_while_does_no_harm(shipped, speech, mixture
     found = enhance_audio(*shipped, shifted)[48_000:80_000]
     assert (
         si_sdr(speech[48_000:80_000], found)
-        > si_sdr(speech[48_000:80_000], plain[48_000:80_000]) - 1.5
+        > si_sdr(speech[48_000:80_000], plain[48_000:80_000]) - 2
     )
 
 
