@@ -1,6 +1,7 @@
 """Shared fixtures: the mini data, and workspaces that the commands made from it."""
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -212,3 +213,21 @@ DEFAULT = "-5db_0db_5db_10db_15db_20db"  # the name of a training with the defau
 needs_pesq = pytest.mark.skipif(
     not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh"
 )
+
+
+def needs(package):
+    """Return a mark that skips a test where a package is not installed."""
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed (pip install {package})")
+
+
+OTHERS = [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")]
+
+
+def environment(backend, **variables) -> dict[str, str]:
+    """Return the environment of a process on one of Keras' backends."""
+    return {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        **{name: str(value) for name, value in variables.items()},
+    }

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -373,23 +374,8 @@ def test_a_file_where_the_workspace_should_be(tmp_path, capsys):
 def test_a_bug_keeps_its_traceback(tmp_path):
     code = "import sys, prepare_data; from speech_enhancement.data import audio_files; "
     code += "audio_files.list_audio = lambda *a: 1 / 0; sys.exit(prepare_data.main(sys.argv[1:]))"
-    flags = [
-        "--workspace",
-        tmp_path,
-        "--speech_dir",
-        tmp_path,
-        "--noise_dir",
-        tmp_path,
-        "--data_type",
-        "test",
-    ]
-    command = [
-        shutil.which("python3") and os.sys.executable,
-        "-c",
-        code,
-        "create_mixture_csv",
-        *map(str, flags),
-    ]
+    folders = ("--workspace", tmp_path, "--speech_dir", tmp_path, "--noise_dir", tmp_path)
+    command = [sys.executable, "-c", code, "create_mixture_csv", *folders, "--data_type", "test"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (
         result.returncode == 1

@@ -1,7 +1,5 @@
 """The same commands on each of Keras' backends, and on several devices and processes."""
 
-import importlib.util
-import os
 import socket
 import subprocess
 import sys
@@ -10,7 +8,10 @@ import numpy as np
 import pytest
 from conftest import (
     DEFAULT,
+    OTHERS,
     ROOT,
+    environment,
+    needs,
     on_the_fly_flags,
     pack,
     run_process,
@@ -22,22 +23,6 @@ from conftest import (
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.network.network import load_model
 from speech_enhancement.workspace import enhanced_path, model_path, read_mixtures
-
-
-def needs(package):
-    missing = importlib.util.find_spec(package) is None
-    return pytest.mark.skipif(missing, reason=f"{package} is not installed (pip install {package})")
-
-
-OTHERS = [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")]
-
-
-def environment(backend, **variables):
-    return {
-        **os.environ,
-        "KERAS_BACKEND": backend,
-        **{name: str(value) for name, value in variables.items()},
-    }
 
 
 def link(source, target, *names):

@@ -10,8 +10,7 @@ import zipfile
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import MINI, ROOT, files_below
-from test_backends import OTHERS, environment
+from conftest import MINI, OTHERS, ROOT, environment, files_below
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import read_audio, write_wave
