@@ -13,18 +13,17 @@ from speech_enhancement.command_line import (
     positive_float,
     run_step,
 )
+from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.network.export import FORMATS, export
 from speech_enhancement.progress import track
 from speech_enhancement.training.options import TrainingOptions, add_flags
 from speech_enhancement.workspace import (
-    Mixture,
     enhanced_path,
     features_path,
     find_training,
     mixed_audio_path,
     model_path,
-    read_mixtures,
     spectrogram_figure_path,
 )
 

@@ -24,7 +24,8 @@ import quality
 import soxr
 
 from speech_enhancement.data.audio_files import read_audio, write_wave
-from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+from speech_enhancement.data.mixtures import read_mixtures
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, scores_path
 
 MAX_DELAY = 1600  # samples at 16 kHz: 0.1 s
 

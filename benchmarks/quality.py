@@ -27,16 +27,11 @@ import evaluate
 import main_dnn
 import prepare_data
 from speech_enhancement.data.audio_files import list_audio, read_audio, write_wave
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.evaluation.score_table import read_score_table
-from speech_enhancement.files import write_text
+from speech_enhancement.files import csv_text, write_text
 from speech_enhancement.recipe import load_recipe
-from speech_enhancement.workspace import (
-    csv_text,
-    enhanced_path,
-    mixed_audio_path,
-    read_mixtures,
-    scores_path,
-)
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, scores_path
 
 KEYS = ("system", "snr", "speech", "noise")  # of quality.csv; the measures follow them
 MEASURES = ("pesq_raw_mos", "pesq_nb_mos_lqo", "pesq_wb_mos_lqo", "stoi", "si_sdr")

@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
 import contextlib
+import csv
 import functools
 import hashlib
 import io
@@ -153,3 +154,77 @@ def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.nda
             f"{path} is damaged or not written by {made_by} ({error}); run {made_by} again"
         ) from error
     return {key: value.item() if value.ndim == 0 else value for key, value in found.items()}
+
+
+# --- CSV -----------------------------------------------------------------------------------------
+
+
+def csv_text(columns: list[str], rows: list, delimiter: str = ",") -> str:
+    """Return a header and rows as the text of a CSV file; a tab-separated one has no quotes."""
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=delimiter, lineterminator="\n", **_quoting(delimiter)).writerows(
+        [columns, *rows]
+    )
+    return buffer.getvalue()
+
+
+def _quoting(delimiter: str) -> dict:
+    """Tab-separated files are the original's, which knows no quotes; names hold no tabs."""
+    return {"quoting": csv.QUOTE_NONE, "quotechar": None} if delimiter == "\t" else {}
+
+
+def read_table(
+    path: str, delimiter: str, made_by: str
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Read a CSV file.
+
+    Returns:
+      The header, and pairs of ("FILE row 3", for messages; the fields of the row). The header is row 1.
+    Raises:
+      InputError: no such file, no UTF-8, no header, a row with another number of fields.
+    """
+    require_file(path, made_by)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, delimiter=delimiter, **_quoting(delimiter)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path} is not a UTF-8 CSV file ({error}); run {made_by} again"
+        ) from error
+    if not lines:
+        raise InputError(f"{path} is empty; run {made_by} again")
+    header = lines[0]
+    rows = [
+        (f"{path} row {number}", fields)
+        for number, fields in enumerate(lines[1:], start=2)
+        if fields
+    ]
+    for where, fields in rows:
+        if len(fields) != len(header):
+            raise InputError(
+                f"{where}: expected {len(header)} fields, found {len(fields)}; fix or remove the row"
+            )
+    return header, rows
+
+
+def parse_number(field: str, where: str) -> float:
+    """Read a number from a field of a CSV file; `where` names the row for the message."""
+    try:
+        return float(field)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: expected a number, found {field!r}; fix the row or make the file again"
+        ) from error
+
+
+def read_csv(
+    path: str, columns: list[str], delimiter: str, made_by: str
+) -> list[tuple[str, list[str]]]:
+    """Read the rows of a CSV file that starts with a given header; see read_table."""
+    header, rows = read_table(path, delimiter, made_by)
+    if header != columns:
+        separated = "tab" if delimiter == "\t" else "comma"
+        raise InputError(
+            f"{path}: expected the {separated}-separated header {columns}, found {header}; fix it"
+        )
+    return rows

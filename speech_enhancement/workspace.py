@@ -1,17 +1,12 @@
-"""The names and folders of a workspace and the mixture CSV: one function builds each name and path."""
+"""The names and folders of a workspace: one function builds each name and path."""
 
-import csv
 import hashlib
-import io
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from speech_enhancement.errors import InputError, require_file
-from speech_enhancement.files import write_text
+from speech_enhancement.errors import InputError
 
-CSV_COLUMNS = ["speech_name", "noise_name", "noise_onset", "noise_offset"]
 KEY_COLUMNS = ["speech_name", "noise_name", "signal"]  # of scores.csv; the measures follow them
 SIGNALS = ("noisy", "enhanced")
 MOST_BYTES = 240  # of a mixture's name; file systems take 255 with the longest extension, .enh.wav
@@ -49,24 +44,6 @@ def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
             raise InputError(
                 f"{where}: {other} and {source} would share the output name {output}; rename or remove one of them"
             )
-
-
-class Mixture(NamedTuple):
-    """One row of a mixture CSV: which speech, which part of which noise.
-
-    Names are paths relative to the speech and the noise folder; onset and offset count samples of
-    the noise at 16 kHz. A noise that ends before the offset is repeated.
-    """
-
-    speech_name: str
-    noise_name: str
-    noise_onset: int
-    noise_offset: int
-
-    @property
-    def name(self) -> str:
-        """The name of the mixture's files: SPEECH.NOISE, shortened where a file system would not take it."""
-        return shortened(f"{flat_name(self.speech_name)}.{flat_name(self.noise_name)}")
 
 
 def snr_name(*snrs: float) -> str:
@@ -228,114 +205,3 @@ def training_figure_path(workspace: str, tr_name: str) -> str:
 def report_dir(workspace: str) -> str:
     """Return the folder of the page that shows scores, pictures and sound."""
     return os.path.join(workspace, "report")
-
-
-def csv_text(columns: list[str], rows: list, delimiter: str = ",") -> str:
-    """Return a header and rows as the text of a CSV file; a tab-separated one has no quotes."""
-    buffer = io.StringIO()
-    csv.writer(buffer, delimiter=delimiter, lineterminator="\n", **_quoting(delimiter)).writerows(
-        [columns, *rows]
-    )
-    return buffer.getvalue()
-
-
-def _quoting(delimiter: str) -> dict:
-    """Tab-separated files are the original's, which knows no quotes; names hold no tabs."""
-    return {"quoting": csv.QUOTE_NONE, "quotechar": None} if delimiter == "\t" else {}
-
-
-def read_table(
-    path: str, delimiter: str, made_by: str
-) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Read a CSV file.
-
-    Returns:
-      The header, and pairs of ("FILE row 3", for messages; the fields of the row). The header is row 1.
-    Raises:
-      InputError: no such file, no UTF-8, no header, a row with another number of fields.
-    """
-    require_file(path, made_by)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, delimiter=delimiter, **_quoting(delimiter)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is not a UTF-8 CSV file ({error}); run {made_by} again"
-        ) from error
-    if not lines:
-        raise InputError(f"{path} is empty; run {made_by} again")
-    header = lines[0]
-    rows = [
-        (f"{path} row {number}", fields)
-        for number, fields in enumerate(lines[1:], start=2)
-        if fields
-    ]
-    for where, fields in rows:
-        if len(fields) != len(header):
-            raise InputError(
-                f"{where}: expected {len(header)} fields, found {len(fields)}; fix or remove the row"
-            )
-    return header, rows
-
-
-def parse_number(field: str, where: str) -> float:
-    """Read a number from a field of a CSV file; `where` names the row for the message."""
-    try:
-        return float(field)
-    except ValueError as error:
-        raise InputError(
-            f"{where}: expected a number, found {field!r}; fix the row or make the file again"
-        ) from error
-
-
-def read_csv(
-    path: str, columns: list[str], delimiter: str, made_by: str
-) -> list[tuple[str, list[str]]]:
-    """Read the rows of a CSV file that starts with a given header; see read_table."""
-    header, rows = read_table(path, delimiter, made_by)
-    if header != columns:
-        separated = "tab" if delimiter == "\t" else "comma"
-        raise InputError(
-            f"{path}: expected the {separated}-separated header {columns}, found {header}; fix it"
-        )
-    return rows
-
-
-def write_mixtures(path: str, mixtures: list[Mixture]) -> None:
-    """Write a mixture CSV (tab separated, with a header)."""
-    write_text(path, csv_text(CSV_COLUMNS, mixtures, delimiter="\t"))
-
-
-def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
-    """Read the mixture CSV of the train or test set, made by create_mixture_csv or by hand.
-
-    Raises:
-      InputError: missing, malformed or empty; a pair that stands in it twice; two pairs that would
-        share an output name.
-    """
-    path = mixture_csv_path(workspace, data_type)
-    mixtures, rows_of_pairs = [], {}
-    for where, (speech_name, noise_name, onset, offset) in read_csv(
-        path, CSV_COLUMNS, "\t", "create_mixture_csv"
-    ):
-        are_numbers = onset.isdecimal() and offset.isdecimal() and max(len(onset), len(offset)) < 16
-        if not (are_numbers and int(onset) < int(offset)):
-            raise InputError(
-                f"{where}: expected integers 0 <= noise_onset < noise_offset, found {onset} and {offset}"
-            )
-        first = rows_of_pairs.setdefault((speech_name, noise_name), where)
-        if first != where:
-            raise InputError(
-                f"{where}: {speech_name} with {noise_name} stands in {first} too; remove one of them"
-            )
-        mixtures.append(Mixture(speech_name, noise_name, int(onset), int(offset)))
-    if not mixtures:
-        raise InputError(f"{path} lists no mixture; run create_mixture_csv again")
-    check_output_names(
-        [
-            (mixture.name, f"{mixture.speech_name} with {mixture.noise_name}")
-            for mixture in mixtures
-        ],
-        path,
-    )
-    return mixtures

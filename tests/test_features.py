@@ -8,6 +8,7 @@ from conftest import MINI
 from spectrogram_to_wave import recover_wav
 from speech_enhancement.data.audio_files import AudioCache
 from speech_enhancement.data.mixture_features import read_pair
+from speech_enhancement.data.mixtures import Mixture
 from speech_enhancement.features import (
     RunningStatistics,
     context_windows,
@@ -17,7 +18,6 @@ from speech_enhancement.features import (
     root_mean_square,
     stft,
 )
-from speech_enhancement.workspace import Mixture
 
 
 def assert_close_to_maximum(actual, expected):

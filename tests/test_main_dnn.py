@@ -8,15 +8,11 @@ import pytest
 from conftest import read_stats
 
 from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
 from speech_enhancement.network.network import answers, load_model
-from speech_enhancement.workspace import (
-    enhanced_path,
-    mixed_audio_path,
-    model_path,
-    read_mixtures,
-)
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, model_path
 
 
 def windows_and_clean(workspace, scaler):

@@ -21,7 +21,7 @@ from conftest import (
 )
 
 from speech_enhancement.data.audio_files import read_audio
-from speech_enhancement.data.mixtures import draw_noises, draw_segment
+from speech_enhancement.data.mixtures import Mixture, draw_noises, draw_segment, read_mixtures
 from speech_enhancement.features import (
     context_windows,
     log_magnitude,
@@ -29,14 +29,7 @@ from speech_enhancement.features import (
     root_mean_square,
     stft,
 )
-from speech_enhancement.workspace import (
-    Mixture,
-    features_path,
-    packed_path,
-    read_mixtures,
-    scaler_path,
-    snr_name,
-)
+from speech_enhancement.workspace import features_path, packed_path, scaler_path, snr_name
 
 
 def rows_of(workspace, data_type="train"):

@@ -15,7 +15,8 @@ from conftest import MINI, PESQ, ROOT, files_below, run_process, train, write_cs
 
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.data.mixture_features import write_mixture
-from speech_enhancement.workspace import Mixture, training_stats_path
+from speech_enhancement.data.mixtures import Mixture
+from speech_enhancement.workspace import training_stats_path
 
 
 def start(script, *flags):

@@ -8,12 +8,13 @@ import os
 import numpy as np
 
 from config import n_overlap, n_window, sample_rate, stft_settings
+from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_FREQ, N_HOP, mix_at_snr, root_mean_square, stft
 from speech_enhancement.files import read_npz, write_npz
 from speech_enhancement.parallel import in_processes
 from speech_enhancement.progress import track
-from speech_enhancement.workspace import Mixture, features_path, mixed_audio_path, read_mixtures
+from speech_enhancement.workspace import features_path, mixed_audio_path
 
 MADE_BY = "calculate_mixture_features"
 MIXTURES_AT_ONCE = 16  # by one process

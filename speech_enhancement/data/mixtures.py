@@ -7,11 +7,35 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable
+from typing import NamedTuple
 
 from speech_enhancement.errors import InputError
-from speech_enhancement.workspace import Mixture, mixture_csv_path, write_mixtures
+from speech_enhancement.files import csv_text, read_csv, write_text
+from speech_enhancement.workspace import check_output_names, flat_name, mixture_csv_path, shortened
 
 ATTEMPTS = 50  # to draw a part of a noise that is not silent
+CSV_COLUMNS = ["speech_name", "noise_name", "noise_onset", "noise_offset"]
+
+
+class Mixture(NamedTuple):
+    """One row of a mixture CSV: which speech, which part of which noise.
+
+    Names are paths relative to the speech and the noise folder; onset and offset count samples of
+    the noise at 16 kHz. A noise that ends before the offset is repeated.
+    """
+
+    speech_name: str
+    noise_name: str
+    noise_onset: int
+    noise_offset: int
+
+    @property
+    def name(self) -> str:
+        """The name of the mixture's files: SPEECH.NOISE, shortened where a file system would not take it."""
+        return shortened(f"{flat_name(self.speech_name)}.{flat_name(self.noise_name)}")
+
+
+# --- The list ------------------------------------------------------------------------------------
 
 
 def create_mixture_csv(
@@ -93,6 +117,46 @@ def draw_sounding(
             return onset, offset
     onset = min(hear(noise_path, 0, n_noise) or 0, n_noise - n_speech)
     return onset, onset + n_speech
+
+
+def write_mixtures(path: str, mixtures: list[Mixture]) -> None:
+    """Write a mixture CSV (tab separated, with a header)."""
+    write_text(path, csv_text(CSV_COLUMNS, mixtures, delimiter="\t"))
+
+
+def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
+    """Read the mixture CSV of the train or test set, made by create_mixture_csv or by hand.
+
+    Raises:
+      InputError: missing, malformed or empty; a pair that stands in it twice; two pairs that would
+        share an output name.
+    """
+    path = mixture_csv_path(workspace, data_type)
+    mixtures, rows_of_pairs = [], {}
+    for where, (speech_name, noise_name, onset, offset) in read_csv(
+        path, CSV_COLUMNS, "\t", "create_mixture_csv"
+    ):
+        are_numbers = onset.isdecimal() and offset.isdecimal() and max(len(onset), len(offset)) < 16
+        if not (are_numbers and int(onset) < int(offset)):
+            raise InputError(
+                f"{where}: expected integers 0 <= noise_onset < noise_offset, found {onset} and {offset}"
+            )
+        first = rows_of_pairs.setdefault((speech_name, noise_name), where)
+        if first != where:
+            raise InputError(
+                f"{where}: {speech_name} with {noise_name} stands in {first} too; remove one of them"
+            )
+        mixtures.append(Mixture(speech_name, noise_name, int(onset), int(offset)))
+    if not mixtures:
+        raise InputError(f"{path} lists no mixture; run create_mixture_csv again")
+    check_output_names(
+        [
+            (mixture.name, f"{mixture.speech_name} with {mixture.noise_name}")
+            for mixture in mixtures
+        ],
+        path,
+    )
+    return mixtures
 
 
 # --- Draws -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import numpy as np
 
 from config import stft_settings
 from speech_enhancement.data.mixture_features import check_features, n_frames_of, read_features
+from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.features import N_FREQ, RunningStatistics, moments
 from speech_enhancement.files import read_npz, replacing, write_npz
@@ -32,13 +33,7 @@ from speech_enhancement.network_input import (
 from speech_enhancement.parallel import in_processes, in_threads
 from speech_enhancement.progress import track
 from speech_enhancement.recipe import Recipe, data_settings, load_recipe, with_n_concat
-from speech_enhancement.workspace import (
-    Mixture,
-    features_path,
-    packed_path,
-    read_mixtures,
-    scaler_path,
-)
+from speech_enhancement.workspace import features_path, packed_path, scaler_path
 
 if TYPE_CHECKING:
     import h5py

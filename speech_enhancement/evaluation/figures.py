@@ -8,14 +8,8 @@ import numpy as np
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
 from speech_enhancement.errors import InputError
-from speech_enhancement.files import write_bytes
-from speech_enhancement.workspace import (
-    find_training,
-    parse_number,
-    read_table,
-    training_figure_path,
-    training_stats_path,
-)
+from speech_enhancement.files import parse_number, read_table, write_bytes
+from speech_enhancement.workspace import find_training, training_figure_path, training_stats_path
 
 COLOUR_MAP = "magma"
 COLOUR_RANGE_DB = 80  # below the loudest point of the mixture

@@ -9,6 +9,7 @@ import numpy as np
 from config import n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import audio_path, read_audio, write_pcm16
 from speech_enhancement.data.mixture_features import check_features, read_features
+from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import (
     InputError,
     foreseen_disk_error,
@@ -28,10 +29,8 @@ from speech_enhancement.files import write_text
 from speech_enhancement.parallel import in_threads
 from speech_enhancement.progress import track
 from speech_enhancement.workspace import (
-    Mixture,
     enhanced_path,
     mixed_audio_path,
-    read_mixtures,
     report_dir,
     require_training,
     scores_path,

@@ -7,12 +7,11 @@ import numpy as np
 
 from speech_enhancement.errors import InputError
 from speech_enhancement.evaluation.measures import MEASURES
+from speech_enhancement.files import parse_number, read_table
 from speech_enhancement.workspace import (
     KEY_COLUMNS,
     SIGNALS,
     flat_name,
-    parse_number,
-    read_table,
     require_training,
     scores_path,
     snr_name,

@@ -7,6 +7,7 @@ import numpy as np
 
 from config import n_window, sample_rate
 from speech_enhancement.data.audio_files import audio_path, file_rate, read_audio
+from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError, MissingFileError, require_dir, require_file
 from speech_enhancement.evaluation.measures import (
     MEASURES,
@@ -22,17 +23,14 @@ from speech_enhancement.evaluation.measures import (
     si_sdr,
     stoi_scores,
 )
-from speech_enhancement.files import write_text
+from speech_enhancement.files import csv_text, write_text
 from speech_enhancement.parallel import in_processes
 from speech_enhancement.progress import say, track
 from speech_enhancement.workspace import (
     KEY_COLUMNS,
     SIGNALS,
-    Mixture,
-    csv_text,
     enhanced_path,
     mixed_audio_path,
-    read_mixtures,
     scores_path,
 )
 

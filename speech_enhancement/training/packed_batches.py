@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from speech_enhancement.data.mixtures import held_out_speech
+from speech_enhancement.data.mixtures import held_out_speech, read_mixtures
 from speech_enhancement.data.packed_data import open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe, data_settings
 from speech_enhancement.training.devices import Share
 from speech_enhancement.training.options import TrainingOptions
-from speech_enhancement.workspace import read_mixtures
 
 if TYPE_CHECKING:
     import h5py

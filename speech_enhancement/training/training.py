@@ -14,7 +14,7 @@ import numpy as np
 from config import stft_settings
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_FREQ, RunningStatistics
-from speech_enhancement.files import write_text
+from speech_enhancement.files import csv_text, write_text
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import make_loss
 from speech_enhancement.network.network import Settings, build_network, save_model
@@ -31,7 +31,6 @@ from speech_enhancement.training.packed_batches import (
 )
 from speech_enhancement.training.state import MAY_GROW, facts_of, read_state, write_state
 from speech_enhancement.workspace import (
-    csv_text,
     model_path,
     models_dir,
     saved_iterations,

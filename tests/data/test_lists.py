@@ -3,7 +3,7 @@
 import pytest
 from conftest import MINI, create, expect_refusal
 
-from speech_enhancement.workspace import read_mixtures
+from speech_enhancement.data.mixtures import read_mixtures
 
 SPEECH = sorted(path.name for path in (MINI / "train_speech").iterdir())
 NOISE = sorted(path.name for path in (MINI / "train_noise").iterdir())

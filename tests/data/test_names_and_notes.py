@@ -14,10 +14,11 @@ from conftest import MINI, PESQ, ROOT, calculate, create, files_below, needs_pes
 from small_models import make_model, noise
 
 from speech_enhancement.data.audio_files import find_audio, list_audio
+from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.data.sound_file import opened
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing
-from speech_enhancement.workspace import MOST_BYTES, Mixture, read_mixtures
+from speech_enhancement.workspace import MOST_BYTES
 
 SPEECH = MINI / "train_speech" / "en_allison_wrong.wav"
 

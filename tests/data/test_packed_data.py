@@ -27,12 +27,13 @@ from conftest import (
 from config import stft_settings
 from speech_enhancement.data import packed_data
 from speech_enhancement.data.mixture_features import n_frames_of, read_features
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.data.packed_data import NewPacked, new_packed, open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import log_magnitude
 from speech_enhancement.network_input import frames_and_statistics, targets
 from speech_enhancement.recipe import data_settings, load_recipe, with_n_concat
-from speech_enhancement.workspace import features_path, packed_path, read_mixtures, scaler_path
+from speech_enhancement.workspace import features_path, packed_path, scaler_path
 
 FOLDER = "packed_features/spectrogram/train/0db"
 

@@ -14,13 +14,14 @@ from test_bad_input import small_disk  # noqa: F401 (a fixture)
 from config import sample_rate
 from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.recordings import limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
 from speech_enhancement.network.network import load_model
 from speech_enhancement.recipe import load_recipe
-from speech_enhancement.workspace import mixed_audio_path, read_mixtures
+from speech_enhancement.workspace import mixed_audio_path
 
 RECORDING = MINI / "test_speech" / list_audio(str(MINI / "test_speech"), "speech")[0]
 

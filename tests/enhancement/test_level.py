@@ -13,6 +13,7 @@ from conftest import MINI, ROOT, calculate, create, pack, run, write_csv
 from test_recipes import SHIPPED, small
 
 from speech_enhancement.data.audio_files import AudioCache, read_audio
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.data.packed_data import open_packed_file
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.features import level_gain, mix_at_snr, peak, root_mean_square
@@ -25,7 +26,7 @@ from speech_enhancement.training.on_the_fly import (
     MixtureStream,
     Recordings,
 )
-from speech_enhancement.workspace import mixed_audio_path, read_mixtures
+from speech_enhancement.workspace import mixed_audio_path
 
 SNR = 5.0  # dB
 

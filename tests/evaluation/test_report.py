@@ -14,13 +14,14 @@ from PIL import Image
 
 from speech_enhancement.data.audio_files import write_wave
 from speech_enhancement.data.mixture_features import read_features
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.evaluation import report_files
 from speech_enhancement.evaluation.figures import save_plain_spectrogram
 from speech_enhancement.evaluation.report_files import place_in_time
 from speech_enhancement.evaluation.report_page import Axis, Page, page_text, ticks
 from speech_enhancement.evaluation.score_table import ScoreTable
 from speech_enhancement.features import stft
-from speech_enhancement.workspace import enhanced_path, mixed_audio_path, read_mixtures, scores_path
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path, scores_path
 
 NASTY = "<img src=x onerror=pwned=1>&\"'{{files}}#?%41.wav"  # a file may be called so
 HEADER = [

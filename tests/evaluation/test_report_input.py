@@ -18,9 +18,10 @@ from test_report import (  # noqa: F401 (fixtures)
 )
 
 from speech_enhancement.data.audio_files import write_wave
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.evaluation.report_files import place_in_time
 from speech_enhancement.features import stft
-from speech_enhancement.workspace import enhanced_path, read_mixtures
+from speech_enhancement.workspace import enhanced_path
 
 # --- Bad input --------------------------------------------------------------------------------
 

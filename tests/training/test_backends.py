@@ -1,5 +1,6 @@
 """The same commands on each of Keras' backends, and on several devices and processes."""
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from conftest import (
 )
 
 from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.network.network import load_model
-from speech_enhancement.workspace import enhanced_path, model_path, read_mixtures
+from speech_enhancement.workspace import enhanced_path, model_path
 
 
 def link(source, target, *names):

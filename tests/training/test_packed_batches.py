@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import train
 
-from speech_enhancement.data.mixtures import held_out_speech
+from speech_enhancement.data.mixtures import held_out_speech, read_mixtures
 from speech_enhancement.network.network import Scaler
 from speech_enhancement.training.devices import Share
 from speech_enhancement.training.options import TrainingOptions, chosen_recipe
@@ -19,7 +19,6 @@ from speech_enhancement.training.packed_batches import (
     PackedData,
     open_packed_training,
 )
-from speech_enhancement.workspace import read_mixtures
 
 NOT_SHARED = Share()
 

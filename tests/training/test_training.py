@@ -22,9 +22,9 @@ from conftest import (
     write_recipe,
 )
 
-from speech_enhancement.data.mixtures import held_out_speech
+from speech_enhancement.data.mixtures import held_out_speech, read_mixtures
 from speech_enhancement.network.network import load_model
-from speech_enhancement.workspace import model_path, read_mixtures, scaler_path, training_stats_path
+from speech_enhancement.workspace import model_path, scaler_path, training_stats_path
 
 
 def copy(workspace, tmp_path):
