@@ -1,6 +1,7 @@
 """The representation that all steps share, and the network of the reference implementation.
 
-What makes a model (inputs, network, loss, schedule) is a recipe in recipes/; what a run varies is a flag.
+What makes a model (inputs, network, loss, schedule) is a recipe in recipes/; what a run varies is a
+flag.
 """
 
 # Audio and its spectrogram; n_window and n_overlap count samples.

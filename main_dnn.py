@@ -63,8 +63,8 @@ def inference(
       workspace: folder with the model, the test mixture CSV and the mixed waves.
       te_snr: signal-to-noise ratio of the test mixtures in dB.
       iteration: which of the saved models, or "best".
-      tr_snr, tr_snr_range: signal-to-noise ratios that the model was trained at, or their range, in dB; without
-        them the training that ran last.
+      tr_snr, tr_snr_range: signal-to-noise ratios that the model was trained at, or their range, in
+        dB; without them the training that ran last.
       n_concat: frames in the model's window, as a check; None takes it from the model.
       visualize: also draw the spectrograms of each file under figures/.
     Raises:
@@ -134,8 +134,10 @@ def enhance(
 ) -> int:
     """Clean recordings of any length, format, sample rate and number of channels.
 
-    The outputs have the name, format, sample rate, channels and length of the inputs, without delay. `-` stands for
-    a WAV from standard input, which goes to standard output while it comes: after 5.5 s at first, then 3.6 s behind.
+    The outputs have the name, format, sample rate, channels and length of the inputs, without
+    delay. `-` stands for
+    a WAV from standard input, which goes to standard output while it comes: after 5.5 s at first,
+    then 3.6 s behind.
 
     Working set: the network, and some seconds of each channel.
 
@@ -144,7 +146,8 @@ def enhance(
       output_dir: folder to write in.
       model: a model that train saved.
       overwrite: whether outputs that exist are written anew.
-      attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets no limit.
+      attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets
+        no limit.
     Returns:
       0, or 1 if some of several files could not be done; they are named.
     Raises:

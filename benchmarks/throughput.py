@@ -1,6 +1,7 @@
 """How the steps scale with the data and the cores: preparation, training, scoring, inference.
 
-    python benchmarks/throughput.py --corpus CORPUS --out FOLDER [--only preparation training memory scoring]
+    python benchmarks/throughput.py --corpus CORPUS --out FOLDER [--only preparation training memory
+    scoring]
 
 Every part prints a table with a baseline that it measures in the same run: one core, the smaller
 set, or a bare `train_on_batch` on one fixed batch. CORPUS has the folders train_speech,

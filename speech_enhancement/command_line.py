@@ -17,7 +17,8 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
 
     Returns:
       The exit status: 0 or what the step returned; 2 after the one line that a foreseen error is
-      worth; READER_GONE, without a line, when who read the output went away (`| head`); 130 after Ctrl-C.
+      worth; READER_GONE, without a line, when who read the output went away (`| head`); 130 after
+      Ctrl-C.
     """
     _replace_closed_streams()
     name, line = parser.prog, None

@@ -23,8 +23,8 @@ from speech_enhancement.errors import InputError, foreseen_disk_error, require_f
 def replacing(path: str) -> Iterator[str]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
 
-    The folder is made where it is missing. The temporary name carries the process, so that two runs do not share
-    it, and keeps the extension. What killed runs left in the folder is removed.
+    The folder is made where it is missing. The temporary name carries the process, so that two runs
+    do not share it, and keeps the extension. What killed runs left in the folder is removed.
 
     Raises:
       InputError: the disk is full, read-only or closed to us; nothing is left behind.
@@ -95,8 +95,8 @@ def own_temporary_folder(parent: str | None = None) -> Iterator[None]:
     """Let libraries make their temporary files in a folder of their own, removed in any case.
 
     Args:
-      parent: where to make it, under a temporary name like those of `replacing`, so that what a killed run
-        left is removed by the next; None takes the system's folder of temporary files.
+      parent: where to make it, under a temporary name like those of `replacing`, so that what a
+        killed run left is removed by the next; None takes the system's folder of temporary files.
     """
     before = tempfile.tempdir
     if parent is None:
@@ -179,7 +179,8 @@ def read_table(
     """Read a CSV file.
 
     Returns:
-      The header, and pairs of ("FILE row 3", for messages; the fields of the row). The header is row 1.
+      The header, and pairs of ("FILE row 3", for messages; the fields of the row). The header is
+      row 1.
     Raises:
       InputError: no such file, no UTF-8, no header, a row with another number of fields.
     """

@@ -26,10 +26,11 @@ def in_processes(
 ) -> Iterator:
     """Yield function(item) for each item, in order, computed by n_jobs processes; None takes all cores.
 
-    Function, items and results travel between the processes, n_together items at a time: what is large is
-    read and written by the function itself.
+    Function, items and results travel between the processes, n_together items at a time: what is
+    large is read and written by the function itself.
 
-    Where the system has no shared memory (no /dev/shm), this process does the work alone, and says so.
+    Where the system has no shared memory (no /dev/shm), this process does the work alone, and says
+    so.
 
     Working set: the results of two times n_together items for each process.
 
@@ -45,7 +46,8 @@ def in_processes(
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    # Copies of this process start at once, but must not be made beside the threads of a deep-learning library.
+    # Copies of this process start at once, but must not be made beside the threads of a
+    # deep-learning library.
     can_fork = sys.platform == "linux" and "keras" not in sys.modules
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     try:
@@ -71,8 +73,9 @@ def in_processes(
 def _keep_freed_memory() -> None:
     """Let this process use freed memory again, instead of giving it back to the system and asking for more.
 
-    The system clears each page that it gives, which took as long as all arithmetic. GNU's C library keeps up to
-    two times the largest block that was freed, here 32 MiB; others do as they always do.
+    The system clears each page that it gives, which took as long as all arithmetic. GNU's C library
+    keeps up to two times the largest block that was freed, here 32 MiB; others do as they always
+    do.
     """
     np.empty(2**24, np.uint8)  # freed at once; no page of it is touched
 

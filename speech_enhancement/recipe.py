@@ -169,7 +169,8 @@ def _check_input(settings: Input, where: str) -> None:
         raise InputError(f"{where}: expected an odd n_concat, found {settings.n_concat}; fix it")
     if settings.noise_estimate != "percentiles":
         return
-    # Mixtures made on the fly last 5 s and have one estimate; 10 s are what a stream may be kept waiting for.
+    # Mixtures made on the fly last 5 s and have one estimate; 10 s are what a stream may be kept
+    # waiting for.
     if not 5 <= settings.level_window_s <= 10:
         raise InputError(
             f"{where}: expected a level_window_s from 5 to 10 s, found {settings.level_window_s}; fix it"

@@ -87,7 +87,8 @@ def test_stft_is_the_windowed_dft_of_each_frame(n_window, n_overlap):
 def test_stft_magnitude_is_that_of_scipy():
     audio = np.random.default_rng(1).standard_normal(4000)
     window = np.hamming(512)
-    # The original: scipy.signal.spectrogram, density scaling at fs = 1 divides by the window's energy.
+    # The original: scipy.signal.spectrogram, density scaling at fs = 1 divides by the window's
+    # energy.
     _, _, expected = scipy.signal.spectrogram(
         audio, 1.0, window, 512, 256, detrend=False, mode="psd"
     )
@@ -100,7 +101,8 @@ def test_white_noise_of_unit_variance_has_unit_power_in_each_bin():
     power = np.mean(
         np.abs(stft(np.random.default_rng(2).standard_normal(512 * 2000), 512, 256)) ** 2, axis=0
     )
-    # Means of 3999 overlapping frames have a standard deviation below 0.025; 4 of them cover the worst of 255 bins.
+    # Means of 3999 overlapping frames have a standard deviation below 0.025; 4 of them cover the
+    # worst of 255 bins.
     np.testing.assert_allclose(power[1:-1], 1, atol=0.1)
 
 

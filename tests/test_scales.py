@@ -17,7 +17,8 @@ from speech_enhancement.network.losses import loudness_distance
 
 
 def test_the_bark_scale_is_zwickers_up_to_4_khz():
-    # Zwicker, JASA 33, 1961: edges of the critical bands. Schroeder's formula is within 0.2 of them there.
+    # Zwicker, JASA 33, 1961: edges of the critical bands. Schroeder's formula is within 0.2 of them
+    # there.
     edges = {1: 100, 2: 200, 5: 510, 9: 1080, 13: 2000, 17: 3700}
     np.testing.assert_allclose(hz_to_bark(np.array([*edges.values()])), [*edges], atol=0.2)
     np.testing.assert_allclose(bark_to_hz(hz_to_bark(np.array([0, 62.5, 7000]))), [0, 62.5, 7000])

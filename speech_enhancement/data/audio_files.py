@@ -62,15 +62,17 @@ def find_audio(
 ) -> tuple[list[str], list[str]]:
     """Return the names of the files with some extensions in a folder and below it, and what was skipped.
 
-    Hidden files (`.name`) are skipped; linked folders are followed, each folder once: a folder that is reached
-    without a link, or through fewer, counts under that name. So the names do not depend on the order of a disk.
+    Hidden files (`.name`) are skipped; linked folders are followed, each folder once: a folder that
+    is reached without a link, or through fewer, counts under that name. So the names do not depend
+    on the order of a disk.
 
     Args:
       folder, what: as of list_audio.
       extensions: in lower case; any case is accepted.
       left_out: a folder that is not looked into.
     Returns:
-      The sorted names, and a line for each folder that cannot be listed and for the files of other kinds.
+      The sorted names, and a line for each folder that cannot be listed and for the files of other
+      kinds.
     Raises:
       InputError: no folder, or no audio in it.
     """
@@ -142,7 +144,8 @@ def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
         for spelling in {name, os.path.splitext(name)[0], flat, os.path.splitext(flat)[0]}:
             spellings.setdefault(_spelling(spelling), []).append(name)
     found = {entry: spellings.get(_spelling(entry), []) for entry in listed}
-    # Copies of a corpus differ in the case of letters; where both cases are there, the exact one counts.
+    # Copies of a corpus differ in the case of letters; where both cases are there, the exact one
+    # counts.
     kept = {name for entry, matches in found.items() for name in _exact(matches, entry) or matches}
     missing = [entry for entry, matches in found.items() if not matches]
     print(f"{list_path}: {len(found) - len(missing)} of {len(found)} names found in {folder}")
@@ -173,7 +176,8 @@ def _exact(names: list[str], entry: str) -> list[str]:
 def audio_length(path: str) -> int:
     """Return the length that a file will have at 16 kHz, in samples: that of `read_audio`, without decoding it.
 
-    A file that nothing but decoding tells the length of is decoded. What its header says that is not so is printed.
+    A file that nothing but decoding tells the length of is decoded. What its header says that is
+    not so is printed.
 
     Raises:
       InputError: the file is missing, unreadable, cut short or without samples.
@@ -307,7 +311,8 @@ def check_speech_length(n_samples: int, path: str) -> None:
 def write_wave(path: str, audio: np.ndarray) -> None:
     """Write (n_samples,) audio as a 16 kHz mono WAV of 32-bit floats, which never clips.
 
-    Equal audio makes equal files: the time of writing that libsndfile puts into the PEAK chunk is set to 0.
+    Equal audio makes equal files: the time of writing that libsndfile puts into the PEAK chunk is
+    set to 0.
     """
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, sample_rate, format="WAV", subtype="FLOAT")
@@ -334,8 +339,8 @@ def write_pcm16(path: str, audio: np.ndarray, rate: int = sample_rate) -> None:
 class AudioCache:
     """Reads audio files, keeping the ones used last: at most `max_bytes`, or one file if that is larger.
 
-    A file that was changed since is read again. Threads may share the cache: a file that one of them is
-    decoding is waited for by the others.
+    A file that was changed since is read again. Threads may share the cache: a file that one of
+    them is decoding is waited for by the others.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20):

@@ -1,7 +1,9 @@
 """Files of chunks (WAV, RF64, W64, AIFF, CAF, AU): how long their samples are, whatever the header says; their notes.
 
-A header's length is a hint: programs that write to a pipe never come back to it, and 32 bits wrap around. So what
-stands behind the announced end is looked at: either the file ends there, or whole chunks follow, or these are samples.
+A header's length is a hint: programs that write to a pipe never come back to it, and 32 bits wrap
+around. So what
+stands behind the announced end is looked at: either the file ends there, or whole chunks follow, or
+these are samples.
 """
 
 import os
@@ -11,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 
 from speech_enhancement.errors import InputError
 
-# Bytes that programs announce that cannot know: 0, or about the largest number of 31 or 32 bits, or SoX's for AIFF.
+# Bytes that programs announce that cannot know: 0, or about the largest number of 31 or 32 bits, or
+# SoX's for AIFF.
 _UNKNOWN_32 = (2**31, 2**32, 0x7F000000)
 _ABOUT = 2**16
 _UNKNOWN_64 = 2**60  # or more
@@ -27,7 +30,8 @@ class Container(NamedTuple):
       counted: bytes of name and size that the size includes.
       padding: chunks begin at multiples of it.
       data, n_before: the chunk with the samples, and the bytes in it before them.
-      own: chunks that describe the samples themselves, and fillers; the others are notes about the recording.
+      own: chunks that describe the samples themselves, and fillers; the others are notes about the
+        recording.
     """
 
     magic: bytes

@@ -1,7 +1,7 @@
 """Streams of frames or pages (FLAC, Ogg, MP3): a file may hold several, joined byte for byte.
 
-libsndfile reads the first of them, and believes what its header announces. So the file is looked through for where
-others begin, and what is not as announced is decoded to its end.
+libsndfile reads the first of them, and believes what its header announces. So the file is looked
+through for where others begin, and what is not as announced is decoded to its end.
 """
 
 import functools
@@ -40,7 +40,8 @@ class Streams(NamedTuple):
 
     Attributes:
       parts: its streams, in order; empty where libsndfile reads the file as it is.
-      announced: samples of each channel that the headers tell of; None where libsndfile knows, or nobody.
+      announced: samples of each channel that the headers tell of; None where libsndfile knows, or
+        nobody.
       is_counted: whether only decoding tells how many there are.
       is_cut: whether the end of the last one is missing.
     """

@@ -38,8 +38,8 @@ def calculate_mixture_features(
 
     The mixtures of a noise are made one after the other, so that a process decodes each noise once.
 
-    Working set, for each job: one mixture, and decoded speech and noise (64 MiB of each, or one file if that
-    is larger).
+    Working set, for each job: one mixture, and decoded speech and noise (64 MiB of each, or one
+    file if that is larger).
 
     Args:
       workspace: folder with mixture_csvs/{data_type}.csv.
@@ -188,7 +188,8 @@ def check_features(
     Returns:
       scaling_factor and alpha, which the mixture was scaled by.
     Raises:
-      InputError: it is missing, or was made from another row, at another SNR or with another transform.
+      InputError: it is missing, or was made from another row, at another SNR or with another
+        transform.
     """
     path = features_path(workspace, data_type, snr, mixture.name)
     return _facts(read_npz(path, ("origin",), MADE_BY)["origin"], path, mixture, snr)
@@ -200,7 +201,8 @@ def read_features(
     """Read the feature file of a mixture, after a look that it belongs to it.
 
     Returns:
-      mixture_stft, complex64, and speech_magnitude, float32, each (n_frames, n_freq); and what check_features does.
+      mixture_stft, complex64, and speech_magnitude, float32, each (n_frames, n_freq); and what
+      check_features does.
     Raises:
       InputError: as of check_features.
     """

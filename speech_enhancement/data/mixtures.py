@@ -165,7 +165,8 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
 def keyed_number(*keys: str) -> int:
     """Return a large pseudo-random integer that depends on the keys alone, the same on every machine.
 
-    Accented letters count as the same however they are encoded; macOS and Linux store them differently.
+    Accented letters count as the same however they are encoded; macOS and Linux store them
+    differently.
     """
     text = unicodedata.normalize("NFC", "\n".join(keys))
     return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
@@ -199,8 +200,8 @@ def draw_segment(
 def held_out_speech(speech_names: list[str], fraction: float) -> set[str]:
     """Choose the speech that is kept out of training, to choose the best model on.
 
-    Whole speakers: a folder of files is taken for a speaker, and a file that lies in no folder, too. The
-    draw depends on their names alone.
+    Whole speakers: a folder of files is taken for a speaker, and a file that lies in no folder,
+    too. The draw depends on their names alone.
     """
     speakers = {name: os.path.dirname(name) or name for name in speech_names}
     ranked = sorted(set(speakers.values()), key=lambda speaker: keyed_number("valid", speaker))

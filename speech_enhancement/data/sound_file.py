@@ -98,7 +98,8 @@ class SoundFile:
       samplerate, channels, format, subtype, endian: as soundfile.SoundFile has them.
       frames: samples of each channel, where they can be told without decoding; otherwise None.
       n_read: samples of each channel that `blocks` read.
-      note: what the header says of the length that is not so; "" as long as nothing of the kind was found.
+      note: what the header says of the length that is not so; "" as long as nothing of the kind was
+        found.
     """
 
     def __init__(self, path: str, file: BinaryIO):

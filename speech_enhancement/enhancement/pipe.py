@@ -32,8 +32,8 @@ PEAK_UNKNOWN = (
 def enhance_stream(model, settings, smallest_gain: float) -> None:
     """Enhance a WAV that comes from standard input, and write it to standard output while it comes.
 
-    With the recipe `default` the first samples come out after 5.5 s; then the stream is 3.6 s behind, because the
-    noise is judged by what comes before and after.
+    With the recipe `default` the first samples come out after 5.5 s; then the stream is 3.6 s
+    behind, because the noise is judged by what comes before and after.
 
     Raises:
       InputError: no WAV comes in.
@@ -110,8 +110,8 @@ def stream_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 class Source:
     """Hands a WAV on to libsndfile, which reads another pipe, without the length that its header announces.
 
-    Programs that write to a pipe announce 0, the largest number of 32 bits, or what they hope to write; so what comes
-    is counted here. Other formats are handed on as they are.
+    Programs that write to a pipe announce 0, the largest number of 32 bits, or what they hope to
+    write; so what comes is counted here. Other formats are handed on as they are.
 
     Args:
       descriptor: the pipe that the WAV comes from.

@@ -130,8 +130,8 @@ def check_pair(source: str, target: str, overwrite: bool) -> float:
     """Return the duration of a file in seconds, if it can be enhanced.
 
     Raises:
-      InputError: it is missing, unreadable, too short, has too low a rate or too many channels, or cannot be
-        written in its format; or the output is the input, or exists.
+      InputError: it is missing, unreadable, too short, has too low a rate or too many channels, or
+        cannot be written in its format; or the output is the input, or exists.
     """
     with opened(source) as file:
         check_signal(source, file.samplerate, file.channels)

@@ -96,8 +96,9 @@ def compress(path: str) -> None:
 def compressed_hdf5(content: bytes) -> bytes:
     """Return an HDF5 file with the same groups and datasets, these compressed.
 
-    HDF5 sorts the bytes of numbers by significance before it deflates them. This makes smaller files
-    than to deflate the archive; bzip2 would save a seventh more, but takes seconds at each loading.
+    HDF5 sorts the bytes of numbers by significance before it deflates them. This makes smaller
+    files than to deflate the archive; bzip2 would save a seventh more, but takes seconds at each
+    loading.
     """
     import h5py
 
@@ -139,8 +140,8 @@ def write_onnx(path: str, network, settings: Settings) -> None:
     speech, with the variance equalised, or `mask`, or both, (n_frames, n_freq); the choice that
     keep_noisy_above and keep_estimate_below describe is left to the reader.
 
-    The graph is built here layer by layer: Keras' own export needs another converter on each backend,
-    and has none that takes these networks on PyTorch.
+    The graph is built here layer by layer: Keras' own export needs another converter on each
+    backend, and has none that takes these networks on PyTorch.
 
     Raises:
       InputError: the network has a layer or an activation that is not known here.

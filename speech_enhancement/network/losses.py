@@ -26,7 +26,8 @@ def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
       recipe: its section [target] chooses the loss.
       mean, std: (n_freq,) of the scaler; log magnitudes are compared after scaling.
     Returns:
-      A function of targets and answers, each (n_segs, n_frames, ...), with values (n_segs, n_frames).
+      A function of targets and answers, each (n_segs, n_frames, ...), with values (n_segs,
+      n_frames).
     """
     target, constant = recipe.target, import_keras().ops.convert_to_tensor
     if target.output == "log_magnitude":
@@ -52,7 +53,8 @@ def log_magnitude_loss(target, answer, kind: str):
 def multi_objective_loss(y, answer, mean, std, kind: str, mask_weight: float):
     """Return the error of the log magnitude plus the weighted squared error of the mask, [3].
 
-    The mask is min(1, |S| / |Y|), an ideal ratio mask of magnitudes; the network's second half is its estimate.
+    The mask is min(1, |S| / |Y|), an ideal ratio mask of magnitudes; the network's second half is
+    its estimate.
     """
     ops = import_keras().ops
     speech, mixture = y[..., 0, :], y[..., 1, :]
@@ -86,8 +88,9 @@ def compressed_loss(y, mask, compression: float, loudness_weight: float):
 def loudness_distance(speech_power, estimate_power):
     """Return the root mean square difference of specific loudness between estimate and speech, frame by frame.
 
-    The textbook's hearing: powers are summed in bands of half a Bark, and loudness grows with the power of
-    0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The level of each frame is aligned
+    The textbook's hearing: powers are summed in bands of half a Bark, and loudness grows with the
+    power of 0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The level of
+    each frame is aligned
     first: this judges the shape of the spectrum, the level is judged by the compressed magnitudes.
 
     Args:
@@ -110,8 +113,8 @@ def loudness_distance(speech_power, estimate_power):
 def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which bins make which band of half a Bark, (n_freq, n_bands), and the weight of each band, (n_bands,).
 
-    The matrix also brings powers to a scale on which 1 is the threshold of hearing. Bands above 3.6 kHz,
-    where telephone speech ends, weigh 0.3; those below 100 Hz are left out.
+    The matrix also brings powers to a scale on which 1 is the threshold of hearing. Bands above 3.6
+    kHz, where telephone speech ends, weigh 0.3; those below 100 Hz are left out.
     """
     frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
     half_barks = 2 * hz_to_bark(frequency)

@@ -59,19 +59,21 @@ def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "floa
 
     It slides over frames: with n_concat frames it makes one answer, with n more frames n more
     answers. Each is that of hidden layers on the window of n_concat frames, flattened, and the
-    statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a kernel of
-    their own in the first layer, so that its product with them is made once for all frames that they serve.
-    With `residual` the log magnitude is what the last layer adds to the centre frame.
+    statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a
+    kernel of their own in the first layer, so that its product with them is made once for all
+    frames that they serve. With `residual` the log magnitude is what the last layer adds to the
+    centre frame.
 
     Args:
       recipe: sections [input], [network] and [target].
       n_freq: frequency bins of a frame.
       seed: of the first weights and of dropout.
-      precision: of products and activations; with "bfloat16" weights, inputs and outputs still are float32.
+      precision: of products and activations; with "bfloat16" weights, inputs and outputs still are
+        float32.
     Returns:
       keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
-      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of n_freq
-      side by side for "log_magnitude_and_mask".
+      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of
+      n_freq side by side for "log_magnitude_and_mask".
     """
     make = Layers(recipe, seed, "mixed_bfloat16" if precision == "bfloat16" else "float32")
     n_concat, n_statistics = recipe.input.n_concat, recipe.input.n_statistics
@@ -168,7 +170,8 @@ def load_model(path: str):
       keras.Model and Settings.
     Raises:
       MissingFileError: no such file; the message names the iterations that there are.
-      InputError: the file is damaged, not one of ours, or made for another transform than config.py's.
+      InputError: the file is damaged, not one of ours, or made for another transform than
+        config.py's.
     """
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; {_say_saved(os.path.dirname(path))}")

@@ -125,12 +125,12 @@ class Recordings:
 class MixtureStream:
     """Draws speech, noise, onsets and SNR anew for every block, and computes features of the mixtures.
 
-    Segment s of block k depends on the seed, k and s alone, so blocks can be made in any order, by any number of
-    threads and shared among processes, and training can go on from any iteration.
+    Segment s of block k depends on the seed, k and s alone, so blocks can be made in any order, by
+    any number of threads and shared among processes, and training can go on from any iteration.
 
-    A block has one segment of 5 s for each 16 frames of a batch: 32 segments, about 32 MB, for a batch of 512.
-    Each of its 19 batches takes 4 runs of 4 frames from each segment; a batch size is rounded down to
-    a multiple of 16.
+    A block has one segment of 5 s for each 16 frames of a batch: 32 segments, about 32 MB, for a
+    batch of 512. Each of its 19 batches takes 4 runs of 4 frames from each segment; a batch size is
+    rounded down to a multiple of 16.
 
     Args:
       speech, noise: what the mixtures are made of.

@@ -277,7 +277,8 @@ def split_rows(
     Returns:
       Two lists with a list for each file: pairs (start, stop) of rows.
     Raises:
-      InputError: the mixture CSV is not the one that the files were packed from, or has one speaker.
+      InputError: the mixture CSV is not the one that the files were packed from, or has one
+        speaker.
     """
     if fraction == 0:
         return [[(0, len(file["x"]))] for file in files], [[] for _ in files]

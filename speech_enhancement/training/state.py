@@ -60,7 +60,8 @@ def read_state(
     Returns:
       facts, iteration, stats and variables, as of write_state.
     Raises:
-      InputError: there is none, it is damaged, or of another training; the message names what differs.
+      InputError: there is none, it is damaged, or of another training; the message names what
+        differs.
     """
     made_by = "train without --resume"
     before = json.loads(read_npz(path, ("facts",), made_by)["facts"])

@@ -88,7 +88,8 @@ class Training:
             self.trained.train_on_batch(*batch)
             self.iteration += 1
             if self.average is not None and self.iteration % AVERAGE_EVERY == 0:
-                # Early on the average follows faster, so that the random first weights are soon forgotten.
+                # Early on the average follows faster, so that the random first weights are soon
+                # forgotten.
                 kept = (
                     min(self.recipe.training.weight_average, self.iteration / (10 + self.iteration))
                     ** AVERAGE_EVERY
@@ -156,7 +157,8 @@ class Training:
     def global_variance_ratio(self) -> float:
         """Return beta = sqrt(GV_ref / GV_est) of [1], as far as we know it, over frames and bins together.
 
-        GV_ref is the variance of the training sample's scaled clean log magnitudes, GV_est that of the answers.
+        GV_ref is the variance of the training sample's scaled clean log magnitudes, GV_est that of
+        the answers.
         """
         reference, estimate, result = RunningStatistics(), RunningStatistics(), self.result
         for inputs, y in self.data.evaluated["tr_loss"].sample():
@@ -202,7 +204,8 @@ class Training:
         """Continue from the saved state.
 
         Raises:
-          InputError: there is none, it is of another training, or it has taken more steps than are asked for.
+          InputError: there is none, it is of another training, or it has taken more steps than are
+            asked for.
         """
         path = training_state_path(self.options.workspace, self.name)
         variables = self.variables()

@@ -232,7 +232,8 @@ def test_an_mp3_without_its_first_frame_is_read_to_its_end(tmp_path, n_quiet):
         lengths[name] = audio_length(str(path)) * 44100 / 16000
     assert lengths["whole"] == pytest.approx(len(samples), abs=3)  # rounded up to 16 kHz
     assert lengths["twice"] == pytest.approx(2 * len(samples), abs=3)
-    # Without the first frame nobody knows how much of the first and the last frame is filling: up to 3 of 1152 samples.
+    # Without the first frame nobody knows how much of the first and the last frame is filling: up
+    # to 3 of 1152 samples.
     assert len(samples) <= lengths["bare"] < len(samples) + 3 * 1152
     assert 2 * len(samples) <= lengths["joined"] < 2 * (len(samples) + 3 * 1152)
 

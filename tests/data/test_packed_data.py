@@ -122,7 +122,8 @@ def test_clean_speech_is_packed_as_mixture_and_target(workspace):
     assert compute(workspace, "inf") == 0
     with open_packed_file(str(workspace), "train", np.inf) as packed:
         assert packed.attrs["snr_db"] == np.inf
-        # Both are rounded to single precision before their logarithm, whose argument is at least 1e-8.
+        # Both are rounded to single precision before their logarithm, whose argument is at least
+        # 1e-8.
         np.testing.assert_allclose(packed["x"][:, 3], packed["y"], rtol=0, atol=1e-3)
         read_scaler(str(workspace), [np.inf], [packed])
 

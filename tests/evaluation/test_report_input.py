@@ -99,7 +99,8 @@ def test_each_signal_has_its_own_picture_name_and_place(scored, page):
             np.asarray(Image.open(page.parent / unquote(picture["src"]))).astype(float)
             for picture in (noisy, enhanced, clean)
         ]
-        # The enhanced wave is number / 2 times the mixture: steps of 1.25 dB, but where the colours end.
+        # The enhanced wave is number / 2 times the mixture: steps of 1.25 dB, but where the colours
+        # end.
         steps = 20 * np.log10(number / 2) / 1.25
         inside = (shown[0] > 20) & (shown[0] < 40)
         assert np.mean(shown[1][inside] - shown[0][inside]) == pytest.approx(steps, abs=0.2)

@@ -139,7 +139,8 @@ def test_several_processes_or_devices_get_the_weights_of_one(
         for expected, found in zip(
             *(load_model(path)[0].get_weights() for path in paths), strict=True
         ):
-            # The sums over a batch are taken in another order, in single precision; weights are of order 1.
+            # The sums over a batch are taken in another order, in single precision; weights are of
+            # order 1.
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert (
         len((workspaces[1] / f"training_stats/{tr_name}/stats.csv").read_text().splitlines())

@@ -91,7 +91,8 @@ def test_a_random_equalisation_has_its_response():
         np.mean(np.abs(stft(audio, 512, 256)) ** 2, axis=0)
         for audio in (noise, with_response(noise, response))
     )
-    # Within a bin of 31 Hz the response changes by up to 1 dB where it is steep, at low frequencies.
+    # Within a bin of 31 Hz the response changes by up to 1 dB where it is steep, at low
+    # frequencies.
     np.testing.assert_allclose(10 * np.log10(after / before), response, rtol=0, atol=1.0)
 
 
@@ -118,11 +119,13 @@ def test_snrs_are_drawn_from_all_values_or_evenly_from_the_range(tmp_path, train
     recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **training))
     made, speech = MixtureStream(*waves, recipe, [0]), stft(audio[0], n_window, n_overlap)
     found = np.array([snr_of(*made.mixture(rng), speech) for _ in range(60)])
-    # The power of a wave and of its frames differ by the first and the last half window: 0.02 dB here.
+    # The power of a wave and of its frames differ by the first and the last half window: 0.02 dB
+    # here.
     if recipe.training.snr_db:
         assert set(np.round(found, 1) + 0.0) == {-5, 0, 10}
     else:
-        # Of 60 even draws from 20 dB: the mean deviates by 0.75 (one sigma), and 10 fall into a sixth.
+        # Of 60 even draws from 20 dB: the mean deviates by 0.75 (one sigma), and 10 fall into a
+        # sixth.
         assert (
             found.min() > -5.1 and found.max() < 15.1 and np.mean(found) == pytest.approx(5, abs=3)
         )
@@ -241,8 +244,8 @@ def test_noise_of_a_recording_is_equalised_as_far_as_the_recipe_says(tmp_path):
             [[one[20:30].mean(), one[120:130].mean()] for one in power]
         )  # 0.8, 3.9 kHz
         spread[deviation_db] = np.std(10 * np.log10(bands[:, 0] / bands[:, 1]))
-    # Ten bins of 312 frames of white noise: 0.1 dB. Two independent levels: sqrt(2) * 6 = 8.5 dB, less what lies
-    # between two knots, with a standard error of 11 %.
+    # Ten bins of 312 frames of white noise: 0.1 dB. Two independent levels: sqrt(2) * 6 = 8.5 dB,
+    # less what lies between two knots, with a standard error of 11 %.
     assert spread[0.0] < 0.5 and 4 < spread[6.0] < 12
 
 

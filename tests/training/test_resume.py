@@ -172,7 +172,8 @@ def test_a_longer_training_says_what_the_schedule_makes_of_it(prepared, tmp_path
     capsys.readouterr()
     assert train(workspace, "--recipe", recipe, "--n_iterations", 8, "--resume") == 0
     said = capsys.readouterr().out
-    # At iteration 2 of 2 the half cosine is at 0; at 2 of 8 it is (1 + cos(45 degrees)) / 2 = 0.854.
+    # At iteration 2 of 2 the half cosine is at 0; at 2 of 8 it is (1 + cos(45 degrees)) / 2 =
+    # 0.854.
     assert "n_iterations was 2 and is 8: the learning rate goes from 0 to 0.00854 here" in said
 
 
