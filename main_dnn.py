@@ -1,4 +1,4 @@
-"""Train the network on packed features or on mixtures made on the fly, and enhance the test mixtures with it."""
+"""Train the network on packed features or on mixtures made on the fly, and enhance with it."""
 
 import argparse
 import os
@@ -99,9 +99,8 @@ def inference(
         f"{len(mixtures)} enhanced waves -> {os.path.dirname(enhanced_path(workspace, te_snr, ''))}"
     )
     if visualize:
-        print(
-            f"{len(mixtures)} pictures -> {os.path.dirname(spectrogram_figure_path(workspace, te_snr, ''))}"
-        )
+        folder = os.path.dirname(spectrogram_figure_path(workspace, te_snr, ""))
+        print(f"{len(mixtures)} pictures -> {folder}")
 
 
 def draw_spectrograms(
@@ -135,9 +134,8 @@ def enhance(
     """Clean recordings of any length, format, sample rate and number of channels.
 
     The outputs have the name, format, sample rate, channels and length of the inputs, without
-    delay. `-` stands for
-    a WAV from standard input, which goes to standard output while it comes: after 5.5 s at first,
-    then 3.6 s behind.
+    delay. `-` means a WAV from standard input, which goes to standard output while it comes: after
+    5.5 s at first, then 3.6 s behind.
 
     Working set: the network, and some seconds of each channel.
 

@@ -1,4 +1,4 @@
-"""Prepare the data: list the mixtures, mix and transform them, pack the features, compute the scaler."""
+"""Prepare the data: list mixtures, mix and transform them, pack features, compute the scaler."""
 
 import argparse
 

@@ -121,8 +121,9 @@ def measure_preparation(corpus: Path, out: Path) -> None:
             f"{n_mixtures * CUT_S / value:.0f}" for value in (seconds.max(), seconds.min())
         )
         print(
-            f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | {seconds.min():.2f}, {seconds.max():.2f} | "
-            f"{real_time} | {per_mixture:.2f} | {growth:.2f} | {np.median(alone / seconds):.2f} | {memory.max():.0f} |"
+            f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | "
+            f"{seconds.min():.2f}, {seconds.max():.2f} | {real_time} | {per_mixture:.2f} | "
+            f"{growth:.2f} | {np.median(alone / seconds):.2f} | {memory.max():.0f} |"
         )
     for workspace in set(out.glob("prepared_*")) - done:
         shutil.rmtree(workspace)
@@ -215,7 +216,8 @@ def measure_training(corpus: Path, out: Path) -> None:
     )
     recipe = chosen_recipe(options)
     print(
-        "| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n|---|---|---|---|"
+        "| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n"
+        "|---|---|---|---|"
     )
     kinds = {"data.h5": open_packed_training, "on the fly": open_mixing_on_the_fly}
     for name, open_data in kinds.items():
@@ -241,7 +243,8 @@ def measure_memory(corpus: Path, out: Path) -> None:
     if not packed_from.exists():
         prepare(corpus, out, N_MIXTURES[-1], n_cores())
     print(
-        f"| training, {N_ITERATIONS} iterations | hours | peak MB | growth MB | s in all |\n|---|---|---|---|---|"
+        f"| training, {N_ITERATIONS} iterations | hours | peak MB | growth MB | s in all |\n"
+        "|---|---|---|---|---|"
     )
     for kind in ("on the fly", "data.h5"):
         first = None
@@ -317,7 +320,8 @@ def measure_scoring(corpus: Path, out: Path) -> None:
     together, _ = run("evaluate", "calculate_pesq", *flags)
     print("| scoring | s | ratio to one job |\n|---|---|---|")
     print(
-        f"| one job | {alone:.1f} | 1 |\n| {n_cores()} jobs | {together:.1f} | {alone / together:.2f} |"
+        f"| one job | {alone:.1f} | 1 |\n"
+        f"| {n_cores()} jobs | {together:.1f} | {alone / together:.2f} |"
     )
 
 

@@ -90,7 +90,7 @@ def _drop_unwritten_output() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Open the null device for each standard stream that is closed, lest a file takes its number."""
+    """Open the null device for each closed standard stream, lest a file takes its number."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -136,7 +136,10 @@ def add_training_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def decibels(text: str) -> float:
-    """Read a number of decibels from a flag; beyond 200 dB one of the signals would vanish in rounding."""
+    """Read a number of decibels from a flag: from -200 to 200, or inf for clean speech.
+
+    Beyond 200 dB one of the signals would vanish in rounding.
+    """
     value = float(text)
     if not (abs(value) <= 200 or value == math.inf):
         raise argparse.ArgumentTypeError(

@@ -17,7 +17,7 @@ class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that a step needs is not there."""
 
 
-# What a disk or a file system may answer to a correct program.
+# What a disk or a file system may report to a correct program.
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and run this step again",
     errno.EDQUOT: "the disk quota is used up; free some space and run this step again",
@@ -25,15 +25,16 @@ _DISK_ERRORS = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission; choose another folder or change the permissions",
     errno.EPERM: "no permission; choose another folder or change the permissions",
-    errno.ENAMETOOLONG: "the name is too long for the file system; shorten the names of speech and noise",
-    errno.ENOTDIR: "a file stands where a folder is needed; move it away",
-    errno.EEXIST: "a file stands where a folder is needed; move it away",
-    errno.EISDIR: "a folder stands where a file is to be written; move it away",
+    errno.ENAMETOOLONG: "the name is too long for the file system; "
+    "shorten the names of speech and noise",
+    errno.ENOTDIR: "a file is where a folder must be; move it away",
+    errno.EEXIST: "a file is where a folder must be; move it away",
+    errno.EISDIR: "a folder is where the file must be; move it away",
 }
 
 
 def foreseen_disk_error(error: OSError, path: str) -> InputError | None:
-    """Return what an OSError while writing `path` means for the user, or None if it is no disk error."""
+    """Return the InputError for an OSError while writing `path`; None if it is no disk error."""
     advice = _DISK_ERRORS.get(error.errno)
     return None if advice is None else InputError(f"{path} cannot be written: {advice}")
 
@@ -46,11 +47,13 @@ def foreseen_machine_error(error: OSError) -> InputError | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or f"a temporary file, perhaps in {_temporary_folder()},"
         return InputError(
-            f"{place} cannot be written: {_DISK_ERRORS[error.errno]}, or set TMPDIR to another folder"
+            f"{place} cannot be written: {_DISK_ERRORS[error.errno]}, "
+            f"or set TMPDIR to another folder"
         )
     if error.errno == errno.ENOENT and error.filename is None and _temporary_folder() is None:
         return InputError(
-            "expected a folder for temporary files, found none that can be written; set TMPDIR to one"
+            "expected a folder for temporary files, found none that can be written; "
+            "set TMPDIR to one"
         )
     return None
 

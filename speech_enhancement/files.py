@@ -50,18 +50,23 @@ def _temporary_name(name: str) -> str:
     """Return a short name for a file in the making, its own for each machine, process and name."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
     extension = os.path.splitext(name)[1]
-    return f".tmp-{_machine()}-{os.getpid()}-{digest}{extension if len(os.fsencode(extension)) <= 16 else ''}"
+    if len(os.fsencode(extension)) > 16:
+        extension = ""
+    return f".tmp-{_machine()}-{os.getpid()}-{digest}{extension}"
 
 
 @functools.cache
 def _machine() -> str:
-    """Return some letters that stand for this machine: other machines may write into the same folder."""
+    """Return some letters for this machine, as other machines may write into the same folder."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
 @functools.lru_cache
 def _remove_leftovers(folder: str, process: int) -> None:
-    """Remove what killed processes of this machine left in a folder; looked for once by each process."""
+    """Remove what killed processes of this machine left in a folder.
+
+    Each process looks for that once.
+    """
     for name in os.listdir(folder):
         found = re.match(rf"\.tmp-{_machine()}-(\d+)-[0-9a-f]{{12}}(?:\.|$)", name)
         if found and not _is_running(int(found[1])):
@@ -74,7 +79,10 @@ def _remove_leftovers(folder: str, process: int) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Return whether a process of this machine runs; one that ended but was not waited for by its parent does not."""
+    """Return whether a process of this machine runs.
+
+    A process that ended does not run, even if its parent has not waited for it yet.
+    """
     if os.name != "posix":  # there a signal of 0 would end the process
         return True
     try:
@@ -203,7 +211,8 @@ def read_table(
     for where, fields in rows:
         if len(fields) != len(header):
             raise InputError(
-                f"{where}: expected {len(header)} fields, found {len(fields)}; fix or remove the row"
+                f"{where}: expected {len(header)} fields, found {len(fields)}; "
+                f"fix or remove the row"
             )
     return header, rows
 

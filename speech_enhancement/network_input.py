@@ -339,12 +339,12 @@ def windows_with_statistics(
 
 
 def targets(mixture_stft: np.ndarray, speech_magnitude: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Return what the network is to answer.
+    """Return what the network is to output.
 
     For the output "log_magnitude" the clean log magnitude, (n_frames, n_freq). A loss through a
-    mask
-    needs the mixture too: then log magnitudes of clean speech and mixture, (n_frames, 2, n_freq);
-    for a mask alone both are divided by the speech's root mean square over the whole utterance.
+    mask needs the mixture too: then log magnitudes of clean speech and mixture, (n_frames, 2,
+    n_freq); for a mask alone both are divided by the speech's root mean square over the whole
+    utterance.
     """
     if recipe.target.output == "log_magnitude":
         return log_magnitude(speech_magnitude, recipe.input.floor_db)

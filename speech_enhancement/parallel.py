@@ -24,10 +24,10 @@ def n_cores() -> int:
 def in_processes(
     function: Callable, items: Iterable, n_jobs: int | None = None, n_together: int = 1
 ) -> Iterator:
-    """Yield function(item) for each item, in order, computed by n_jobs processes; None takes all cores.
+    """Yield function(item) for each item, in order, computed by n_jobs processes.
 
-    Function, items and results travel between the processes, n_together items at a time: what is
-    large is read and written by the function itself.
+    Where n_jobs is None, each core gets one process. Function, items and results travel between the
+    processes, n_together items at a time: what is large is read and written by the function itself.
 
     Where the system has no shared memory (no /dev/shm), this process does the work alone, and says
     so.
@@ -71,7 +71,7 @@ def in_processes(
 
 
 def _keep_freed_memory() -> None:
-    """Let this process use freed memory again, instead of giving it back to the system and asking for more.
+    """Let this process use freed memory again, instead of giving it back to the system.
 
     The system clears each page that it gives, which took as long as all arithmetic. GNU's C library
     keeps up to two times the largest block that was freed, here 32 MiB; others do as they always
@@ -81,7 +81,7 @@ def _keep_freed_memory() -> None:
 
 
 def _start_worker() -> None:
-    """Keep freed memory, and end when the process that started this one was killed, instead of waiting for ever."""
+    """Keep freed memory, and end when the process that started this one was killed."""
     import multiprocessing
 
     _keep_freed_memory()
@@ -104,9 +104,10 @@ def _chunks(items: Iterable, n_together: int) -> Iterator[list]:
 
 
 def in_threads(function: Callable, items: Iterable, n_jobs: int | None = None) -> Iterator:
-    """Yield function(item) for each item, in order, computed by n_jobs threads; None takes all cores.
+    """Yield function(item) for each item, in order, computed by n_jobs threads.
 
-    For work that lets other threads go on, such as that of other programs.
+    Where n_jobs is None, each core gets one thread. For work that lets other threads go on, such as
+    that of other programs.
 
     Working set: the results of two items for each thread.
     """
@@ -116,7 +117,7 @@ def in_threads(function: Callable, items: Iterable, n_jobs: int | None = None) -
 
 
 def in_order_ahead(pool: Executor, function: Callable, items: Iterable, n_ahead: int) -> Iterator:
-    """Yield function(item) for each item in order, with up to n_ahead results made ahead by the pool."""
+    """Yield function(item) for each item in order; the pool computes up to n_ahead in advance."""
     items, waiting = iter(items), deque()
     try:
         for item in items:
@@ -131,7 +132,10 @@ def in_order_ahead(pool: Executor, function: Callable, items: Iterable, n_ahead:
 
 
 def ahead(items: Iterable, n_ahead: int = 2) -> Iterator:
-    """Yield the items of an iterator that runs in a thread of its own, which makes up to n_ahead of them in advance."""
+    """Yield the items of an iterator that runs ahead in a thread of its own.
+
+    The thread makes up to n_ahead items in advance.
+    """
     iterator = iter(items)
     end = object()
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Recipes: everything about a model, in one TOML file; and the same as plain data inside a trained model."""
+"""Recipes: everything about a model, in a TOML file, or as plain data inside a trained model."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Target:
-    """What the network is to answer, and the loss."""
+    """What the network is to output, and the loss."""
 
     output: str = "log_magnitude"
     loss: str = "mean_absolute_error"
@@ -82,7 +82,7 @@ class TrainingNoise:
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What is done to the network's answer."""
+    """What is done to the network's output."""
 
     global_variance: bool = False
     keep_noisy_above: float = 1.0
@@ -173,7 +173,8 @@ def _check_input(settings: Input, where: str) -> None:
     # waiting for.
     if not 5 <= settings.level_window_s <= 10:
         raise InputError(
-            f"{where}: expected a level_window_s from 5 to 10 s, found {settings.level_window_s}; fix it"
+            f"{where}: expected a level_window_s from 5 to 10 s, "
+            f"found {settings.level_window_s}; fix it"
         )
     if not settings.percentiles or not all(0 <= percent <= 100 for percent in settings.percentiles):
         raise InputError(
@@ -209,7 +210,8 @@ def _value(name: str, expected: type, value, where: str):
         raise InputError(f"{where}: expected {name} to be {kind}, found {value!r}; fix it")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise InputError(
-            f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, found {value!r}; fix it"
+            f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, "
+            f"found {value!r}; fix it"
         )
     return tuple(map(float, value)) if expected is tuple else expected(value)
 

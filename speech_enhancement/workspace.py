@@ -22,7 +22,7 @@ def flat_name(relative_path: str) -> str:
 
 
 def shortened(name: str) -> str:
-    """Return a name as it is, or the beginning of it and a checksum if it has more than MOST_BYTES."""
+    """Return a name, or if it has more than MOST_BYTES its beginning and a checksum."""
     content = name.encode()
     if len(content) <= MOST_BYTES:
         return name
@@ -42,7 +42,8 @@ def check_output_names(outputs: list[tuple[str, str]], where: str) -> None:
         other = taken.setdefault(output, source)
         if other != source:
             raise InputError(
-                f"{where}: {other} and {source} would share the output name {output}; rename or remove one of them"
+                f"{where}: {other} and {source} would share the output name {output}; "
+                f"rename or remove one of them"
             )
 
 
@@ -82,14 +83,14 @@ def packed_path(workspace: str, data_type: str, snr: float) -> str:
 
 
 def scaler_path(workspace: str, data_type: str, snrs: list[float]) -> str:
-    """Return the path of the mean and standard deviation of each bin, over data at one or several SNRs."""
+    """Return the path of the mean and standard deviation of each bin, at one or several SNRs."""
     return os.path.join(
         workspace, "packed_features", "spectrogram", data_type, snr_name(*snrs), "scaler.npz"
     )
 
 
 def models_dir(workspace: str, tr_name: str) -> str:
-    """Return the folder of the models trained at signal-to-noise ratios; `tr_name` is what snr_name says of them."""
+    """Return the folder of the models of a training, given the name that training_name makes."""
     return os.path.join(workspace, "models", tr_name)
 
 
@@ -129,7 +130,7 @@ def training_name(snrs: Sequence[float], snr_range: Sequence[float] | None = Non
 def find_training(
     workspace: str, tr_snr: list[float] | None = None, tr_snr_range: list[float] | None = None
 ) -> str:
-    """Return the name of the folders of a training: that at the SNRs or their range, or the last one.
+    """Return the name of the folders of a training: the one at some SNRs or a range, or the last.
 
     Raises:
       InputError: SNRs and a range are given, or neither and there is no training.
@@ -151,7 +152,7 @@ def find_training(
 def require_training(
     workspace: str, tr_snr: list[float] | None, tr_snr_range: list[float] | None
 ) -> str | None:
-    """Return the name of the training that the SNRs or their range name; None where neither is given.
+    """Return the name of the training at some SNRs or a range; None where neither is given.
 
     Raises:
       InputError: there is none.

@@ -178,7 +178,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def test_set(tmp_path_factory):
-    """A workspace with the test set, packed for the default recipe. Read only: copy it before changing it."""
+    """A workspace with the test set, packed for the default recipe. Copy it before changing it."""
     workspace = tmp_path_factory.mktemp("on_the_fly")
     assert create(workspace, "test") == calculate(workspace, "test") == 0
     assert pack(workspace, "test", 0, "--recipe", "default") == 0

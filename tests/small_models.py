@@ -13,7 +13,7 @@ from speech_enhancement.recipe import load_recipe
 def make_model(path, name="default", bias=0.0):
     """Save a network of a recipe with random weights.
 
-    `bias`, a number or one for each bin, is added to what its last layer answers.
+    `bias`, a number or one for each bin, is added to what its last layer outputs.
     """
     recipe = load_recipe(name)
     recipe = dataclasses.replace(

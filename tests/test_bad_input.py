@@ -368,7 +368,7 @@ def test_a_read_only_workspace(small_disk, capsys):
 
 def test_a_file_where_the_workspace_should_be(tmp_path, capsys):
     (tmp_path / "w").write_text("")
-    expect_refusal(capsys, create(tmp_path / "w"), "a file stands where a folder is needed")
+    expect_refusal(capsys, create(tmp_path / "w"), "a file is where a folder must be")
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):

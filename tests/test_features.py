@@ -1,4 +1,4 @@
-"""Mixing, transform, windows and statistics against the reference implementation, the definition and scipy."""
+"""Mixing, transform, windows and statistics against the reference program, definitions, scipy."""
 
 import numpy as np
 import pytest

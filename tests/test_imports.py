@@ -1,4 +1,4 @@
-"""The order of the house: which way imports point, and how much stands in one place."""
+"""The order of the house: which way imports point, and how much is in one place."""
 
 import ast
 

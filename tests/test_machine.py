@@ -1,4 +1,4 @@
-"""The machine around the commands: full disks, readers that leave, no shared memory, odd streams."""
+"""The machine around the commands: full disks, lost readers, no shared memory, odd streams."""
 
 import argparse
 import errno

@@ -1,4 +1,4 @@
-"""Inference through its command on the mini data, with the network of the reference implementation."""
+"""Inference by its command on the mini data, with the reference implementation's network."""
 
 import zipfile
 
@@ -74,7 +74,7 @@ def test_enhanced_waves_are_as_long_as_their_mixtures_and_stored_in_float(traine
 
 
 class Echo:
-    """A network that answers the centre frame of its input."""
+    """A network that outputs the centre frame of its input."""
 
     def predict_on_batch(self, inputs):
         return inputs[0][:, 3:-3]
@@ -89,7 +89,7 @@ def test_enhancing_with_a_network_that_changes_nothing_gives_the_mixture(trained
 
 
 @pytest.mark.parametrize("n_samples", [512, 300 * 256 + 100, 1030 * 256])
-def test_frames_in_parts_are_answered_like_windows(trained, n_samples):
+def test_frames_in_parts_give_what_windows_do(trained, n_samples):
     model, settings = load_model(model_path(str(trained), "0db", 4))
     audio = np.random.default_rng(0).uniform(-1, 1, n_samples)
     log = log_magnitude(stft(pad_to_whole_frames(audio, 512, 256), 512, 256))

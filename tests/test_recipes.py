@@ -190,7 +190,7 @@ def test_a_floor_raises_what_lies_below_it_in_frames_and_targets():
 
 
 def numpy_network(network, recipe, frames, statistics):
-    """The equations of the network for one window of frames (n_concat, n_freq) and its statistics."""
+    """Compute the network's equations for a window of frames (n_concat, n_freq) and statistics."""
     settings, n_statistics = recipe.network, recipe.input.n_statistics
     dense = [layer for layer in network.layers if type(layer).__name__ == "Dense"]
     norms = [
@@ -311,7 +311,7 @@ def test_targets_of_a_mask_are_relative_to_the_speech():
 
 
 class Fixed:
-    """A network that gives a fixed answer."""
+    """A network with a fixed output."""
 
     def __init__(self, answer):
         self.answer = answer

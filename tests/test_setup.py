@@ -21,7 +21,10 @@ for name in "{missing}".split(): sys.modules[name] = None
 exec(sys.argv[1])' "$2" ;;
 esac
 case "$2" in
-    venv) rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && touch "$4/bin/pip" && chmod +x "$4/bin/pip" ;;
+    venv)
+        rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python" &&
+            touch "$4/bin/pip" && chmod +x "$4/bin/pip"
+        ;;
     pip) {pip} ;;
 esac
 """
@@ -250,7 +253,8 @@ def test_a_compiler_that_fails_leaves_nothing(machine):
     [
         ("[ $3 != --version ]", "found none that python3 -m pip starts"),
         (
-            'case "$*" in *download*) echo "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"; exit 1 ;; esac',
+            'case "$*" in *download*) echo "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"; '
+            "exit 1 ;; esac",
             "found another file; do not use it",
         ),
         (
@@ -273,7 +277,8 @@ def test_the_sources_of_the_package_are_compiled_with_our_main(machine):
     (machine / "pesq-0.0.4" / "pesq" / "dsp.c").write_text("")
     with tarfile.open(machine / "package.tar.gz", "w:gz") as archive:
         archive.add(machine / "pesq-0.0.4", "pesq-0.0.4")
-    pip = f'case "$*" in *download*) cp {machine}/package.tar.gz "${{@: -1}}/pesq-0.0.4.tar.gz" ;; esac'
+    copy = f'cp {machine}/package.tar.gz "${{@: -1}}/pesq-0.0.4.tar.gz"'
+    pip = f'case "$*" in *download*) {copy} ;; esac'
     install_python(machine, "python3.12", "3, 12", pip=pip)
     install_compiler(machine)
     old = (

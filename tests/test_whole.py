@@ -1,4 +1,4 @@
-"""The commands as processes: kills, memory, start-up without heavy imports, runme.sh from end to end."""
+"""The commands as processes: kills, memory, start without heavy imports, all of runme.sh."""
 
 import os
 import shutil
@@ -119,7 +119,7 @@ def test_a_killed_training_repeats_to_the_same_losses(tmp_path, prepared):
 
 
 def many_mixtures(workspace, n_mixtures):
-    """Prepare a training set of many mixtures up to the features: the mini speech with numbered noises."""
+    """Prepare a training set of many mixtures, up to the features: mini speech, numbered noises."""
     names = sorted(path.name for path in (MINI / "train_speech").iterdir())
     waves = {name: read_audio(str(MINI / "train_speech" / name)) for name in names}
     rng = np.random.default_rng(0)
@@ -139,7 +139,8 @@ def peak_memory_mb(script, *flags) -> float:
 
     A small process starts it: a process inherits the peak of the one it was forked from.
     """
-    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+    code = "import resource, subprocess, sys; "
+    code += "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     command = [sys.executable, "-c", code, sys.executable, ROOT / f"{script}.py", *flags]
     result = subprocess.run(
@@ -200,8 +201,8 @@ def test_help_imports_nothing_heavy_and_explains_each_flag(script):
 
 def environment(**variables):
     """Return the environment for runme.sh: the tests' own Python, and these variables."""
-    names = "MINIDATA RECIPE TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR TR_SNR TE_SNR WORKSPACE ITERATION "
-    names += "MAGNIFICATION N_HOP N_CONCAT LEARNING_RATE ON_THE_FLY"
+    names = "MINIDATA RECIPE TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR TR_SNR TE_SNR "
+    names += "WORKSPACE ITERATION MAGNIFICATION N_HOP N_CONCAT LEARNING_RATE ON_THE_FLY"
     inherited = {key: value for key, value in os.environ.items() if key not in names.split()}
     return {**inherited, "VIRTUAL_ENV": sys.prefix, **variables}
 

@@ -46,7 +46,8 @@ def list_audio(folder: str, what: str, list_path: str | None = None) -> list[str
     for name in names:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise InputError(
-                f"{folder}: the name {name!a} has control or undecodable characters; rename the file"
+                f"{folder}: the name {name!a} has control or undecodable characters; "
+                "rename the file"
             )
     if list_path is not None:
         names = _keep_listed(names, list_path, folder)
@@ -60,11 +61,11 @@ def find_audio(
     extensions: tuple[str, ...] = AUDIO_EXTENSIONS,
     left_out: str | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the files with some extensions in a folder and below it, and what was skipped.
+    """Find the files with some extensions in a folder and below it, and what was skipped.
 
-    Hidden files (`.name`) are skipped; linked folders are followed, each folder once: a folder that
-    is reached without a link, or through fewer, counts under that name. So the names do not depend
-    on the order of a disk.
+    Hidden files (`.name`) are skipped. Linked folders are followed, each folder once: its name is
+    the one that reaches it through the fewest links. So the names do not depend on the order of a
+    disk.
 
     Args:
       folder, what: as of list_audio.
@@ -107,7 +108,8 @@ def find_audio(
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(8))
         skipped.append(
-            f"{folder}: {others.total()} files of other kinds skipped ({kinds}); expected {expected}"
+            f"{folder}: {others.total()} files of other kinds skipped ({kinds}); "
+            f"expected {expected}"
         )
     if not names:
         reasons = "".join(f"; {line}" for line in skipped)
@@ -116,7 +118,7 @@ def find_audio(
 
 
 def audio_path(folder: str, name: str) -> str:
-    """Return the path of a file of a folder, whichever way its accented letters are encoded there."""
+    """Return the path of a file in a folder, however its accented letters are encoded there."""
     paths = [
         os.path.join(folder, name),
         *(os.path.join(folder, unicodedata.normalize(form, name)) for form in _FORMS),
@@ -159,7 +161,10 @@ def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
 
 
 def _spelling(name: str) -> str:
-    """Return a name without what differs between copies of a corpus: case, and how accented letters are encoded."""
+    """Return a name without what differs between copies of a corpus.
+
+    That is the case of letters, and how accented letters are encoded.
+    """
     return unicodedata.normalize("NFC", name).lower()
 
 
@@ -174,10 +179,9 @@ def _exact(names: list[str], entry: str) -> list[str]:
 
 
 def audio_length(path: str) -> int:
-    """Return the length that a file will have at 16 kHz, in samples: that of `read_audio`, without decoding it.
+    """Return how many samples at 16 kHz `read_audio` will return, without decoding if possible.
 
-    A file that nothing but decoding tells the length of is decoded. What its header says that is
-    not so is printed.
+    Only decoding tells the length of some files. Where a header is wrong, that is printed.
 
     Raises:
       InputError: the file is missing, unreadable, cut short or without samples.
@@ -222,9 +226,9 @@ def read_audio(path: str, rate: int = sample_rate) -> np.ndarray:
 
 
 def first_sound(path: str, begin: int, end: int) -> int | None:
-    """Return where the first sample of a file is that is not 0, between two samples at 16 kHz; None if there is none.
+    """Return where a file first sounds between two samples at 16 kHz, or None if nowhere.
 
-    Little is read where sound comes soon.
+    It sounds where a sample is not 0. Little is read where sound comes soon.
     """
     with opened(path) as file:
         first, last = (position * file.samplerate // sample_rate for position in (begin, end))
@@ -241,7 +245,7 @@ def first_sound(path: str, begin: int, end: int) -> int | None:
 
 
 class SoundFinder:
-    """Finds sound in files that may be silent in parts; what it heard before it does not read again."""
+    """Finds sound in files that may be silent in parts; remembers the places that it found."""
 
     def __init__(self):
         self._known: dict[str, list[int]] = {}  # sorted places of sound by file
@@ -303,8 +307,8 @@ def check_speech_length(n_samples: int, path: str) -> None:
     """Raise InputError if speech is too short for one frame of the spectrogram."""
     if n_samples < n_window:
         raise InputError(
-            f"{path} is too short: expected at least one frame of {n_window} samples at {sample_rate} Hz, "
-            f"found {n_samples}; remove it"
+            f"{path} is too short: expected at least one frame of {n_window} samples "
+            f"at {sample_rate} Hz, found {n_samples}; remove it"
         )
 
 
@@ -337,7 +341,7 @@ def write_pcm16(path: str, audio: np.ndarray, rate: int = sample_rate) -> None:
 
 
 class AudioCache:
-    """Reads audio files, keeping the ones used last: at most `max_bytes`, or one file if that is larger.
+    """Reads audio files and keeps those used last: at most `max_bytes`, or one larger file.
 
     A file that was changed since is read again. Threads may share the cache: a file that one of
     them is decoding is waited for by the others.

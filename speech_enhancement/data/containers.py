@@ -1,9 +1,8 @@
-"""Files of chunks (WAV, RF64, W64, AIFF, CAF, AU): how long their samples are, whatever the header says; their notes.
+"""Files of chunks (WAV, RF64, W64, AIFF, CAF, AU): how long their samples are, and their notes.
 
 A header's length is a hint: programs that write to a pipe never come back to it, and 32 bits wrap
-around. So what
-stands behind the announced end is looked at: either the file ends there, or whole chunks follow, or
-these are samples.
+around. So we look behind the announced end: either the file ends there, or whole chunks follow, or
+there are more samples.
 """
 
 import os
@@ -13,8 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from speech_enhancement.errors import InputError
 
-# Bytes that programs announce that cannot know: 0, or about the largest number of 31 or 32 bits, or
-# SoX's for AIFF.
+# What programs announce when they do not know the number of bytes: 0, about the largest number of
+# 31 or 32 bits, or SoX's number for AIFF.
 _UNKNOWN_32 = (2**31, 2**32, 0x7F000000)
 _ABOUT = 2**16
 _UNKNOWN_64 = 2**60  # or more
@@ -25,7 +24,7 @@ class Container(NamedTuple):
 
     Attributes:
       magic: what the file begins with.
-      first: where its first chunk stands.
+      first: where its first chunk begins.
       n_name: bytes of a chunk's name. Its size follows, written as `size` says (see struct).
       counted: bytes of name and size that the size includes.
       padding: chunks begin at multiples of it.
@@ -46,7 +45,7 @@ class Container(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A chunk of a file: its name, where its content begins, and how long its header says that it is."""
+    """A chunk of a file: its name, where its content begins, and its length by its header."""
 
     name: bytes
     start: int
@@ -131,7 +130,8 @@ def find_samples(file: BinaryIO, container: Container, path: str) -> Samples | N
         return Samples(data.start, None, found, is_right=False)
     if announced > found:
         raise InputError(
-            f"{path} is cut short: {announced} bytes of samples announced, {found} found; replace or remove it"
+            f"{path} is cut short: {announced} bytes of samples announced, "
+            f"{found} found; replace or remove it"
         )
 
     # A size of 32 bits may have wrapped around, once for each 4 GiB.
@@ -143,13 +143,16 @@ def find_samples(file: BinaryIO, container: Container, path: str) -> Samples | N
 
 
 def is_unknown(size: int, found: int) -> bool:
-    """Return whether a size is one of those that say that the program did not know it, seen what was found."""
+    """Return whether a size in a header means that the program that wrote it did not know it.
+
+    `found` is the size that the file really has.
+    """
     about_32_bits = any(abs(size - limit) <= _ABOUT for limit in _UNKNOWN_32)
     return size <= 0 or size >= _UNKNOWN_64 or (size > found and about_32_bits)
 
 
 def _data(file: BinaryIO, container: Container) -> Chunk | None:
-    """Return the chunk of the samples, without what stands in it before them."""
+    """Return the chunk of the samples, from where the samples begin in it."""
     if container is AU:
         file.seek(4)
         return Chunk(b"", *struct.unpack(">II", file.read(8).ljust(8, b"\0")))
@@ -167,7 +170,10 @@ def _data(file: BinaryIO, container: Container) -> Chunk | None:
 
 
 def is_end(file: BinaryIO, container: Container, end: int, n_bytes: int) -> bool:
-    """Return whether the samples of a file of n_bytes can end at `end`: what follows is whole chunks, or a tag."""
+    """Return whether the samples of a file of n_bytes can end at `end`.
+
+    They can if the file ends there, or if whole chunks or a tag follow.
+    """
     for position in {end, end + -end % container.padding}:
         if n_bytes - position < 8:
             return True

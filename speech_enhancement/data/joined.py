@@ -22,13 +22,11 @@ _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 _FLAC_BLOCKS = {2: "application data", 5: "cue sheet", 6: "picture"}
 _ID3_FRAMES = {b"APIC": "picture", b"CHAP": "chapters"}
 _FLAC_HEAD = 26  # bytes, up to the number of samples
-_FLAC_TAIL = (
-    2**17
-)  # bytes to look for the last frame in, where the header does not tell how large frames are
+_FLAC_TAIL = 2**17  # bytes to look for the last frame in, if the header gives no size of frames
 
 
 class Part(NamedTuple):
-    """A stream in a file: a header to put in the place of its own, and the bytes [start, end) behind that."""
+    """A stream in a file: a header to read first, and the bytes [start, end) that follow it."""
 
     head: bytes
     start: int
@@ -54,7 +52,10 @@ class Streams(NamedTuple):
 
 @functools.lru_cache(1024)
 def find_streams(path: str, n_bytes: int, changed: int) -> Streams:
-    """Look through a file for its streams; size and time of change tell whether one that was seen is still the same."""
+    """Look through a file for its streams.
+
+    Size and time of change tell whether a file that was seen before is still the same.
+    """
     if n_bytes == 0:
         return Streams([])
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -76,7 +77,7 @@ def _streams_in(content: mmap.mmap) -> Streams:
 
 
 def end_of_id3(content: bytes | mmap.mmap, start: int) -> int:
-    """Return where the ID3v2 tag ends that stands at `start`; `start` itself if there is none."""
+    """Return where the ID3v2 tag at `start` ends; `start` itself if there is none."""
     head = content[start : start + 10]
     if len(head) < 10 or head[:3] != b"ID3":
         return start
@@ -116,7 +117,10 @@ def kept_by_nobody(file: BinaryIO) -> list[str]:
 
 
 def _of_flac(content: mmap.mmap, start: int, end: int) -> Streams:
-    """Return the streams of a FLAC file; with a header that leaves the length open, libsndfile decodes to the end."""
+    """Return the streams of a FLAC file.
+
+    With a header that leaves the length open, libsndfile decodes to the end.
+    """
     starts = [match.start() for match in _FLAC.finditer(content, start)] or [start]
     spans = list(_spans(starts, end))
     announced = [_flac_announced(content, begin) for begin, _ in spans]
@@ -133,7 +137,7 @@ def _of_flac(content: mmap.mmap, start: int, end: int) -> Streams:
 
 
 def _flac_announced(content: mmap.mmap, start: int) -> int:
-    """Return how many samples the header of a FLAC stream announces; 0 means that it does not know."""
+    """Return how many samples the header of a FLAC stream announces; 0 if it does not know."""
     n_samples = (
         int.from_bytes(content[start + 21 : start + _FLAC_HEAD].rjust(5, b"\0"), "big") % 2**36
     )
@@ -141,7 +145,7 @@ def _flac_announced(content: mmap.mmap, start: int) -> int:
 
 
 def _flac_end(content: mmap.mmap, start: int, end: int) -> int | None:
-    """Return how many samples a FLAC stream holds by the number of its last frame; None if that is not found."""
+    """Return where a FLAC stream ends by its last frame, in samples; None if that is not found."""
     largest_frame = int.from_bytes(content[start + 15 : start + 18], "big") or _FLAC_TAIL
     first = max(start + _FLAC_HEAD, end - largest_frame)
     tail = content[first:end]
@@ -159,12 +163,11 @@ def _flac_end(content: mmap.mmap, start: int, end: int) -> int | None:
 
 
 def _flac_frame(head: bytes) -> tuple[int, int] | None:
-    """Return the number of a frame and how many samples it holds; None if these bytes are no frame's first."""
+    """Return the number of a frame and its samples; None if these bytes begin no frame."""
     head = head.ljust(16, b"\0")
     code, rate_code = head[2] >> 4, head[2] & 15
-    n_more = max(
-        0, 8 - (head[4] ^ 0xFF).bit_length() - 1
-    )  # bytes of the number behind its first, as in UTF-8
+    # Bytes of the number behind its first, as in UTF-8.
+    n_more = max(0, 8 - (head[4] ^ 0xFF).bit_length() - 1)
     number = head[4] & (0x7F if n_more == 0 else 0x3F >> n_more)
     for byte in head[5 : 5 + n_more]:
         number = number << 6 | byte & 0x3F
@@ -214,7 +217,10 @@ def _of_ogg(content: mmap.mmap, start: int) -> Streams:
 
 
 def _of_mp3(content: mmap.mmap, start: int, end: int) -> Streams:
-    """Return the streams of an MP3 file: one with a Xing frame is as long as that says, another as it goes."""
+    """Return the streams of an MP3 file.
+
+    One that begins with a Xing frame is as long as that says; any other is read to its end.
+    """
     starts = [match.start() for match in _XING.finditer(content, start)]
     if start not in starts:
         starts.insert(0, start)
@@ -231,7 +237,7 @@ def _of_mp3(content: mmap.mmap, start: int, end: int) -> Streams:
 
 
 def _xing_end(content: mmap.mmap, start: int) -> int | None:
-    """Return where a stream ends that begins with a Xing frame; None if none stands there."""
+    """Return where a stream with a Xing frame at its beginning ends; None if it has none."""
     match = _XING.match(content, start)
     if match is None:
         return None
@@ -241,19 +247,15 @@ def _xing_end(content: mmap.mmap, start: int) -> int | None:
 
 
 def _endless_xing(frame: bytes) -> bytes:
-    """Return a Xing frame that announces more frames than there can be, of the kind of another frame.
+    """Return a Xing frame like another frame, announcing more frames than there can be.
 
     Without one, libsndfile guesses the length by the bitrate of the first frame, and stops there.
     """
-    version, is_mono = (
-        frame[1] >> 3 & 3,
-        frame[3] >> 6 == 3,
-    )  # versions 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
-    is_first = version == 3
+    version = frame[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    is_mono, is_first = frame[3] >> 6 == 3, version == 3
     rate = (44100, 48000, 32000, 32000)[frame[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
-    n_bytes = (
-        144 * 112_000 // rate if is_first else 72 * 64_000 // rate
-    )  # of the bitrates with the code 8
+    # The bitrates are those with the code 8.
+    n_bytes = 144 * 112_000 // rate if is_first else 72 * 64_000 // rate
     n_before = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
     head = bytes([0xFF, frame[1] | 1, 0x80 | frame[2] & 0x0C, frame[3]])
     return (head + bytes(n_before) + b"Xing" + struct.pack(">II", 1, 2**31 - 1)).ljust(

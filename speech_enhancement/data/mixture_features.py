@@ -1,4 +1,4 @@
-"""Mixing speech and noise, and the feature file of a mixture: writing it, reading it, what it says of its origin."""
+"""Mixing speech and noise; writing and reading the feature files, and what they were made from."""
 
 import functools
 import itertools
@@ -83,7 +83,10 @@ def audio_caches() -> tuple:
 
 
 def runs_of_one_noise(mixtures: list[Mixture]) -> list[list[Mixture]]:
-    """Return the mixtures in runs of at most MIXTURES_AT_ONCE with one noise; runs of a noise follow each other."""
+    """Return the mixtures in runs of one noise, at most MIXTURES_AT_ONCE in each.
+
+    Runs of the same noise follow each other.
+    """
     runs = []
     by_noise = sorted(mixtures, key=lambda mixture: mixture.noise_name)
     for _, same in itertools.groupby(by_noise, lambda mixture: mixture.noise_name):
@@ -117,20 +120,22 @@ def read_pair(
     row = f"mixture {mixture.name}: noise_onset {onset}, noise_offset {offset}"
     if offset - onset != len(speech):
         raise InputError(
-            f"{row}: expected {len(speech)} samples, as {speech_path} has at {sample_rate} Hz; fix the CSV"
+            f"{row}: expected {len(speech)} samples, as {speech_path} has "
+            f"at {sample_rate} Hz; fix the CSV"
         )
     if onset >= len(noise):
         raise InputError(
             f"{row}: {noise_path} ends at {len(noise)} samples at {sample_rate} Hz; fix the CSV"
         )
-    noise = (
-        noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]
-    )  # repeated
+    # A noise that is too short is repeated.
+    noise = noise[onset:offset] if offset <= len(noise) else np.resize(noise, offset)[onset:]
+
     speech, noise = speech.astype(np.float64), noise.astype(np.float64)
     for path, audio in ((speech_path, speech), (noise_path, noise)):
         if root_mean_square(audio) == 0:
             raise InputError(
-                f"{row}: {path} is silent there, so no SNR can be reached; remove the row or the file"
+                f"{row}: {path} is silent there, so no SNR can be reached; "
+                "remove the row or the file"
             )
     return speech, noise
 
@@ -170,13 +175,14 @@ def n_frames_of(mixture: Mixture) -> int:
     n_samples = mixture.noise_offset - mixture.noise_onset
     if n_samples < n_window:
         raise InputError(
-            f"mixture {mixture.name}: expected at least {n_window} samples, found {n_samples}; mend the CSV"
+            f"mixture {mixture.name}: expected at least {n_window} samples, "
+            f"found {n_samples}; fix the CSV"
         )
     return (n_samples - n_window) // N_HOP + 1
 
 
 def mixture_settings(mixture: Mixture, snr: float) -> dict[str, float | int | str]:
-    """Return what a feature file says about its origin: the row of the CSV, the SNR and the transform."""
+    """Return what a feature file says of its origin: the row of the CSV, SNR and transform."""
     return {**mixture._asdict(), "snr_db": float(snr), **stft_settings}
 
 

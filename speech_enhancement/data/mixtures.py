@@ -31,7 +31,7 @@ class Mixture(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the mixture's files: SPEECH.NOISE, shortened where a file system would not take it."""
+        """The name of the mixture's files: SPEECH.NOISE, cut if too long for file systems."""
         return shortened(f"{flat_name(self.speech_name)}.{flat_name(self.noise_name)}")
 
 
@@ -73,8 +73,8 @@ def create_mixture_csv(
     noise_names = list_audio(noise_dir, "noise", noise_list)
     if data_type == "train" and magnification > len(noise_names):
         raise InputError(
-            f"magnification {magnification} is more than the {len(noise_names)} noises in {noise_dir}; "
-            f"lower --magnification or add noises"
+            f"magnification {magnification} is more than the {len(noise_names)} noises "
+            f"in {noise_dir}; lower --magnification or add noises"
         )
     noise_lengths = {name: audio_length(os.path.join(noise_dir, name)) for name in noise_names}
     hear = SoundFinder().first_sound
@@ -97,16 +97,18 @@ def create_mixture_csv(
     path = mixture_csv_path(workspace, data_type)
     write_mixtures(path, mixtures)
     print(
-        f"{len(speech_names)} speech and {len(noise_names)} noise files: {len(mixtures)} mixtures -> {path}"
+        f"{len(speech_names)} speech and {len(noise_names)} noise files: "
+        f"{len(mixtures)} mixtures -> {path}"
     )
 
 
 def draw_sounding(
     hear: Callable, speech_name: str, noise_name: str, n_speech: int, noise_path: str, n_noise: int
 ) -> tuple[int, int]:
-    """Draw which part of a noise goes with a speech, again as long as it is digital silence; see draw_segment.
+    """Draw which part of a noise goes with a speech, a part that is not digital silence.
 
-    Where a noise is silent nearly everywhere, its first sound is taken.
+    A part that is silent is drawn again, up to ATTEMPTS times; see draw_segment. Where a noise is
+    silent nearly everywhere, its first sound is taken.
 
     Args:
       hear: SoundFinder.first_sound of audio_files.
@@ -128,7 +130,7 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
     """Read the mixture CSV of the train or test set, made by create_mixture_csv or by hand.
 
     Raises:
-      InputError: missing, malformed or empty; a pair that stands in it twice; two pairs that would
+      InputError: missing, malformed or empty; a pair that it lists twice; two pairs that would
         share an output name.
     """
     path = mixture_csv_path(workspace, data_type)
@@ -139,12 +141,13 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
         are_numbers = onset.isdecimal() and offset.isdecimal() and max(len(onset), len(offset)) < 16
         if not (are_numbers and int(onset) < int(offset)):
             raise InputError(
-                f"{where}: expected integers 0 <= noise_onset < noise_offset, found {onset} and {offset}"
+                f"{where}: expected integers 0 <= noise_onset < noise_offset, "
+                f"found {onset} and {offset}"
             )
         first = rows_of_pairs.setdefault((speech_name, noise_name), where)
         if first != where:
             raise InputError(
-                f"{where}: {speech_name} with {noise_name} stands in {first} too; remove one of them"
+                f"{where}: {speech_name} with {noise_name} is in {first} too; remove one of them"
             )
         mixtures.append(Mixture(speech_name, noise_name, int(onset), int(offset)))
     if not mixtures:
@@ -163,10 +166,10 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
 
 
 def keyed_number(*keys: str) -> int:
-    """Return a large pseudo-random integer that depends on the keys alone, the same on every machine.
+    """Return a large pseudo-random integer that depends on the keys alone.
 
-    Accented letters count as the same however they are encoded; macOS and Linux store them
-    differently.
+    It is the same on every machine. Accented letters count as the same however they are encoded;
+    macOS and Linux store them differently.
     """
     text = unicodedata.normalize("NFC", "\n".join(keys))
     return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")

@@ -218,7 +218,10 @@ def new_packed(
 
 
 def take_space(file: BinaryIO, n_bytes: int) -> None:
-    """Make a file `n_bytes` long on the disk, and leave what stands in it; raise OSError if the disk is full."""
+    """Make a file `n_bytes` long on the disk without changing its content.
+
+    Where the disk is full, that raises an OSError.
+    """
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file.fileno(), 0, n_bytes)
@@ -331,7 +334,7 @@ def compute_scaler(
 def packed_statistics(
     files: list["h5py.File"], n_jobs: int | None = None
 ) -> tuple[RunningStatistics, RunningStatistics]:
-    """Return the statistics of the bins of all frames in x, and of all rows of noise statistics behind them."""
+    """Return statistics of all frames in x, by bin, and of the rows of noise statistics there."""
     of_frames, of_statistics = RunningStatistics(), RunningStatistics()
     for packed in files:
         starts = range(0, len(packed["x"]), BLOCK_ROWS)

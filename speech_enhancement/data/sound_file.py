@@ -1,4 +1,4 @@
-"""Opening a file of sound, so that all of its samples are read, whatever its header says of their number."""
+"""Opening a file of sound so that all of its samples are read, whatever its header says."""
 
 import contextlib
 import io
@@ -84,7 +84,10 @@ class View(io.RawIOBase):
 
 
 class _Forward(soundfile.SoundFile):
-    """A file that is read from front to end; soundfile seeks after each block, which not all codecs can."""
+    """A file that is read from front to end.
+
+    soundfile would seek after each block, which not all codecs can do.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -157,7 +160,8 @@ class SoundFile:
         found = self._first.frames
         if is_cut or is_cut_voc(self._file, magic):
             raise InputError(
-                f"{self.path} is cut short: {found} samples found, the end is missing; replace or remove it"
+                f"{self.path} is cut short: {found} samples found, "
+                "the end is missing; replace or remove it"
             )
         announced = announced_samples(self._file, magic) or found
         if announced > found:
@@ -172,7 +176,8 @@ class SoundFile:
             and found != n_bytes // (width * self.channels)
         ):
             raise InputError(
-                f"{self.path} holds {n_bytes} bytes of samples, but only {found} samples can be read; convert it to WAV"
+                f"{self.path} holds {n_bytes} bytes of samples, "
+                f"but only {found} samples can be read; convert it to WAV"
             )
         if self.frames == 0:
             raise InputError(f"{self.path} holds no samples; replace or remove it")
@@ -188,7 +193,7 @@ class SoundFile:
 
     @property
     def texts(self) -> dict[str, str]:
-        """Title, artist and the like, by their names in soundfile; none where `copy_notes` copies them."""
+        """Title, artist and the like, by soundfile's names; none where `copy_notes` copies them."""
         return {} if self._keeps_notes else self._first.copy_metadata()
 
     @property
@@ -196,7 +201,7 @@ class SoundFile:
         return self._container is not None and self._container.magic in NOTES_KEPT
 
     def copy_notes(self, path: str) -> None:
-        """Append bext, iXML, cue points and the like to a file of the same format, where the format allows."""
+        """Append bext, iXML, cue points and the like to a file of the same format, if it allows."""
         if self._keeps_notes:
             with open(path, "r+b") as target:
                 append_notes(self._file, target, self._container)
@@ -218,7 +223,7 @@ class SoundFile:
         )
 
     def n_samples(self) -> int:
-        """Return the number of samples of each channel; the file is decoded if nothing else tells it."""
+        """Return the number of samples of each channel; decode them if nothing else tells it."""
         if self.frames is not None:
             return self.frames
         with opened(self.path) as again:
@@ -227,7 +232,7 @@ class SoundFile:
         return n_samples
 
     def skip(self, n_samples: int) -> int:
-        """Go forward before `blocks`, where that can be done without decoding; return the number of samples skipped."""
+        """Skip samples before `blocks` if that needs no decoding; return how many were skipped."""
         if not self._parts:
             with contextlib.suppress(soundfile.SoundFileError):  # some codecs cannot
                 self._skipped = self.n_read = self._first.seek(n_samples)
@@ -243,8 +248,9 @@ class SoundFile:
             with self._first if number == 0 else self._open(part) as stream:
                 if (stream.samplerate, stream.channels) != (self.samplerate, self.channels):
                     raise InputError(
-                        f"{self.path} was joined from {self.samplerate} Hz, {self.channels} channels and "
-                        f"{stream.samplerate} Hz, {stream.channels} channels; split it"
+                        f"{self.path} was joined from {self.samplerate} Hz, "
+                        f"{self.channels} channels and {stream.samplerate} Hz, "
+                        f"{stream.channels} channels; split it"
                     )
                 yield from self._blocks_of(stream, n_samples)
         if self.n_read == 0:
@@ -252,7 +258,10 @@ class SoundFile:
         if self._announced is not None and self.n_read < self._announced:
             raise cut_short(self.path, self._announced, self.n_read)
         if self._announced is not None and self.n_read > self._announced:
-            self.note = f"{self.path} announces {self._announced} samples, {self.n_read} found: all are read"
+            self.note = (
+                f"{self.path} announces {self._announced} samples, {self.n_read} found: "
+                "all are read"
+            )
 
     def _blocks_of(self, stream: _Forward, n_samples: int) -> Iterator[np.ndarray]:
         """Yield the samples of a stream, and count them."""
@@ -273,8 +282,8 @@ class SoundFile:
                 announced if announced < _ENDLESS else "an unknown number of"
             )
             raise InputError(
-                f"{self.path} is cut short or damaged ({reason_of(error)}): {told} samples announced, "
-                f"{n_before + stream.tell()} found; replace or remove it"
+                f"{self.path} is cut short or damaged ({reason_of(error)}): "
+                f"{told} samples announced, {n_before + stream.tell()} found; replace or remove it"
             ) from error
         if self.n_read < announced < _ENDLESS:
             raise cut_short(self.path, announced, self.n_read)
@@ -304,7 +313,7 @@ def opened(path: str) -> Iterator[SoundFile]:
 
 
 def announced_samples(file: BinaryIO, magic: bytes) -> int | None:
-    """Return how many samples the header of a NIST SPHERE file announces, which libsndfile does not look at."""
+    """Return the samples that a NIST SPHERE header announces, which libsndfile ignores."""
     if not magic.startswith(b"NIST_1A"):
         return None
     file.seek(0)

@@ -24,8 +24,8 @@ W64_CHUNK = (
     b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # behind the first four letters of a name
 )
 PEAK_UNKNOWN = (
-    "enhance: this model scales a recording by its peak, which a pipe tells only at its end: it is scaled by the "
-    "peak so far, after 5 s. Give a file to enhance it as the model was trained"
+    "enhance: this model scales a recording by its peak, which a pipe tells only at its end: "
+    "it is scaled by the peak so far, after 5 s. Give a file to enhance it as the model was trained"
 )
 
 
@@ -75,7 +75,7 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
 
 @contextlib.contextmanager
 def foreseen_output_errors() -> Iterator[None]:
-    """Take it that the reader of standard output may go away; turn a full disk into an InputError."""
+    """Allow for a reader of standard output that goes away; make a full disk an InputError."""
     try:
         yield
     except BrokenPipeError:
@@ -103,12 +103,13 @@ def stream_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         raise InputError("standard input holds no samples")
     if n_read < file.frames < ENDLESS:
         raise InputError(
-            f"standard input broke off: {file.frames} samples announced, {n_read} came and were enhanced"
+            f"standard input broke off: {file.frames} samples announced, "
+            f"{n_read} came and were enhanced"
         )
 
 
 class Source:
-    """Hands a WAV on to libsndfile, which reads another pipe, without the length that its header announces.
+    """Hands a WAV to libsndfile, through another pipe, without the length in its header.
 
     Programs that write to a pipe announce 0, the largest number of 32 bits, or what they hope to
     write; so what comes is counted here. Other formats are handed on as they are.
@@ -130,15 +131,18 @@ class Source:
         return reading
 
     def check_end(self) -> None:
-        """Say it if more came than announced; raise InputError if less did."""
+        """Print a line if more came than announced; raise InputError if less did."""
         announced, came = self._announced, self._n_bytes
         if announced is not None and came < announced:
             raise InputError(
-                f"standard input broke off: {announced} bytes of samples announced, {came} came and were enhanced"
+                f"standard input broke off: {announced} bytes of samples announced, "
+                f"{came} came and were enhanced"
             )
         if announced is not None and came > announced:
-            line = f"standard input announced {announced} bytes of samples, {came} came and were enhanced"
-            print(line, file=sys.stderr)
+            found = f"{came} came and were enhanced"
+            print(
+                f"standard input announced {announced} bytes of samples, {found}", file=sys.stderr
+            )
 
     def _read(self, n_bytes: int) -> bytes:
         """Read so many bytes, or fewer at the end."""
@@ -149,7 +153,7 @@ class Source:
         return b"".join(parts)
 
     def _head(self) -> tuple[bytes, bool]:
-        """Return what libsndfile shall read before what still comes, and whether those are samples of a WAV.
+        """Return what libsndfile shall read first, and whether samples of a WAV come after it.
 
         As a W64 it can be of any length.
         """

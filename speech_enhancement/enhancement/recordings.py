@@ -1,4 +1,4 @@
-"""Cleaning recordings: any format, sample rate and number of channels; each channel is enhanced alone."""
+"""Cleaning recordings of any format, sample rate and number of channels, each channel alone."""
 
 import contextlib
 import os
@@ -49,9 +49,10 @@ LIMITER_S = 0.016  # how far before and after a peak the level is lowered
 
 
 def plan(inputs: list[str], output_dir: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return pairs of input and output file, and what is skipped; files of a folder keep their place below it.
+    """Return pairs of input and output file, and what is skipped.
 
-    The output folder may lie in an input folder; the files in it are no inputs.
+    Files of a folder keep their place below it. The output folder may lie in an input folder; the
+    files in it are no inputs.
 
     Raises:
       InputError: no such file or folder, no folder with audio, or two inputs with one output.
@@ -139,12 +140,14 @@ def check_pair(source: str, target: str, overwrite: bool) -> float:
         if n_samples * sample_rate < n_window * file.samplerate:
             least = -(-n_window * file.samplerate // sample_rate)
             raise InputError(
-                f"{source} is too short: expected {least} samples or more, found {n_samples}; remove it"
+                f"{source} is too short: expected {least} samples or more, "
+                f"found {n_samples}; remove it"
             )
         output_kind(file)
         if not soundfile.check_format(file.format, file.subtype):
             raise InputError(
-                f"{source} is {file.format} {file.subtype}, which can only be read; convert it to WAV"
+                f"{source} is {file.format} {file.subtype}, which can only be read; "
+                "convert it to WAV"
             )
         duration = n_samples / file.samplerate
         for note in (file.note, file.lost_notes()):
@@ -162,7 +165,8 @@ def check_signal(source: str, rate: int, n_channels: int) -> None:
     """Raise InputError if a recording's sample rate is too low or its channels are too many."""
     if rate < LOWEST_RATE:
         raise InputError(
-            f"{source} has {rate} samples a second; expected at least {LOWEST_RATE}: speech needs 4 kHz"
+            f"{source} has {rate} samples a second; expected at least {LOWEST_RATE}: "
+            "speech needs 4 kHz"
         )
     if n_channels > MOST_CHANNELS:
         raise InputError(
@@ -174,7 +178,9 @@ def check_signal(source: str, rate: int, n_channels: int) -> None:
 
 
 def enhance_file(model, settings, source: str, target: str, smallest_gain: float, progress) -> None:
-    """Enhance a file; the result has its name, format, sample rate, channels, length and notes (tags, bext, ...).
+    """Enhance a file; the result keeps its name, format, rate, channels, length and notes.
+
+    The notes are tags, bext and the like.
 
     Working set: some seconds of each channel, however long the file.
 
@@ -216,9 +222,10 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
 
 
 def output_kind(file: SoundFile) -> dict[str, str]:
-    """Return format, subtype and endian to write a file of the kind of another, which is not longer.
+    """Return the format, subtype and endian in which to write the output for a file.
 
-    Beyond 4 GiB a WAV is written as RF64, which has the same chunks and longer lengths.
+    The output is not longer than the file. Beyond 4 GiB a WAV is written as RF64, which has the
+    same chunks and longer lengths.
 
     Raises:
       InputError: it would be larger than its format allows.
@@ -228,7 +235,8 @@ def output_kind(file: SoundFile) -> dict[str, str]:
         return {**kind, "format": "RF64", "endian": "FILE"}
     if file.size > LARGEST and file.format in ("AIFF", "AU", "VOC"):
         raise InputError(
-            f"{file.path} is larger than 4 GiB, which {file.format} cannot be; convert it to W64 or CAF"
+            f"{file.path} is larger than 4 GiB, which {file.format} cannot be; "
+            "convert it to W64 or CAF"
         )
     return kind
 
@@ -261,10 +269,10 @@ def check_written(path: str, n_samples: int) -> None:
 
 
 def limited(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Yield the blocks with peaks above full scale brought down to it, for formats that would clip them.
+    """Yield the blocks with peaks above full scale brought down to it.
 
-    Around a peak the level of all channels falls and rises again within LIMITER_S either way.
-    Everything else passes unchanged.
+    This is for formats that would clip such peaks. Around a peak the level of all channels falls
+    and rises again within LIMITER_S either way. Everything else passes unchanged.
     """
     n_reach = max(1, round(LIMITER_S * rate))
     held = None  # what is still in reach of later samples, with what may reach it from before
@@ -281,7 +289,10 @@ def limited(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 
 
 def limiter_gain(samples: np.ndarray, n_reach: int) -> np.ndarray:
-    """Return the gain of each sample, (n_samples, 1), that keeps (n_samples, n_channels) within full scale."""
+    """Return the gain of each sample, (n_samples, 1), that keeps all channels in full scale.
+
+    The samples are (n_samples, n_channels).
+    """
     peaks = np.abs(samples).max(axis=1)
     gain = np.ones((len(samples), 1), np.float32)
     distance = np.abs(np.arange(-n_reach, n_reach + 1)) / n_reach

@@ -41,7 +41,8 @@ def export(model: str, output: str, format: str) -> None:
     """
     if not output.endswith(FORMATS[format]):
         raise InputError(
-            f"expected the --output of --format {format} to end in {FORMATS[format]}, found {output}"
+            f"expected the --output of --format {format} to end in {FORMATS[format]}, "
+            f"found {output}"
         )
     if format == "onnx":
         import_onnx()
@@ -53,7 +54,8 @@ def export(model: str, output: str, format: str) -> None:
     write(output, network, settings)
     note = ", in place of an older file" if replaces else ""
     print(
-        f"{model}, {network.count_params()} weights -> {output}, {os.path.getsize(output) / 1e6:.2f} MB{note}"
+        f"{model}, {network.count_params()} weights "
+        f"-> {output}, {os.path.getsize(output) / 1e6:.2f} MB{note}"
     )
 
 
@@ -237,7 +239,7 @@ def add_scaler(graph: Graph, settings: Settings) -> dict[str, list]:
 
 
 def add_layers(graph: Graph, network) -> str:
-    """Add the layers of a network, without its axis of segments; return the name of its answer."""
+    """Add the layers of a network, without its axis of segments; return the name of its output."""
     names = {}  # in the graph, by Keras' names
     for layer in network.layers:
         given = layer.input if isinstance(layer.input, list) else [layer.input]
@@ -292,6 +294,7 @@ def add_activation(graph: Graph, layer, value: str) -> str:
     if name not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise InputError(
-            f"layer {layer.name}: {name} cannot be exported to onnx, {known} can; train with one of these"
+            f"layer {layer.name}: {name} cannot be exported to onnx, {known} can; "
+            "train with one of these"
         )
     return value if name == "linear" else graph.add(ACTIVATIONS[name], [value])

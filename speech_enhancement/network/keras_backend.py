@@ -49,7 +49,8 @@ def _import_keras():
     except ImportError as error:
         backend = os.environ["KERAS_BACKEND"]
         raise InputError(
-            f"Keras on {backend} cannot be imported ({error}); install it again, or set KERAS_BACKEND "
+            f"Keras on {backend} cannot be imported ({error}); "
+            f"install it again, or set KERAS_BACKEND "
             f"to one of {', '.join(BACKENDS)} that works"
         ) from error
     return keras
@@ -86,7 +87,7 @@ def choose_backend() -> None:
 
 
 def _keras_json() -> dict:
-    """Return Keras' own settings file, after a look whether Keras and this program can work with it."""
+    """Return Keras' own settings, after a check that Keras and this program can work with them."""
     home = os.path.expanduser("~")
     if not os.access(home, os.W_OK):
         home = "/tmp"  # as Keras does
@@ -113,7 +114,8 @@ def _keras_json() -> dict:
             )
     if not isinstance(settings.get("epsilon", 1e-7), float):
         raise InputError(
-            f"{path}: expected a number like 1e-07 as epsilon, found {settings['epsilon']}; {advice}"
+            f"{path}: expected a number like 1e-07 as epsilon, "
+            f"found {settings['epsilon']}; {advice}"
         )
     return settings
 

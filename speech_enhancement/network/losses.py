@@ -1,6 +1,6 @@
 """The loss functions, written in Keras' operations: they run on every backend.
 
-Each takes the targets of network_input.targets and the network's answers, and returns one number
+Each takes the targets of network_input.targets and the network's outputs, and returns one number
 for each frame; the mean over frames is what training minimises.
 """
 
@@ -26,7 +26,7 @@ def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
       recipe: its section [target] chooses the loss.
       mean, std: (n_freq,) of the scaler; log magnitudes are compared after scaling.
     Returns:
-      A function of targets and answers, each (n_segs, n_frames, ...), with values (n_segs,
+      A function of targets and outputs, each (n_segs, n_frames, ...), with values (n_segs,
       n_frames).
     """
     target, constant = recipe.target, import_keras().ops.convert_to_tensor
@@ -65,7 +65,7 @@ def multi_objective_loss(y, answer, mean, std, kind: str, mask_weight: float):
 
 
 def compressed_loss(y, mask, compression: float, loudness_weight: float):
-    """Return the mean squared error of compressed magnitudes, and the weighted difference in loudness.
+    """Return the mean squared error of compressed magnitudes plus the weighted loudness distance.
 
     (mask |Y|)^c is compared with |S|^c: the mask is judged by what comes out of it, and soft parts
     of the spectrum count as they do to the ear.
@@ -86,12 +86,12 @@ def compressed_loss(y, mask, compression: float, loudness_weight: float):
 
 
 def loudness_distance(speech_power, estimate_power):
-    """Return the root mean square difference of specific loudness between estimate and speech, frame by frame.
+    """Return the root mean square difference in specific loudness, frame by frame.
 
     The textbook's hearing: powers are summed in bands of half a Bark, and loudness grows with the
-    power of 0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The level of
-    each frame is aligned
-    first: this judges the shape of the spectrum, the level is judged by the compressed magnitudes.
+    power of 0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The levels of
+    speech and estimate are made equal in each frame first: this judges the shape of the spectrum,
+    and the compressed magnitudes judge the level.
 
     Args:
       speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech.
@@ -111,7 +111,7 @@ def loudness_distance(speech_power, estimate_power):
 
 @functools.cache
 def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which bins make which band of half a Bark, (n_freq, n_bands), and the weight of each band, (n_bands,).
+    """Return the bins of each band of half a Bark, (n_freq, n_bands), and weights, (n_bands,).
 
     The matrix also brings powers to a scale on which 1 is the threshold of hearing. Bands above 3.6
     kHz, where telephone speech ends, weigh 0.3; those below 100 Hz are left out.

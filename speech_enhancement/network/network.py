@@ -1,4 +1,4 @@
-"""The network of a recipe: building it, its file with all that inference needs, running it on frames."""
+"""The network of a recipe: building it, saving it with all that inference needs, running it."""
 
 import dataclasses
 import json
@@ -57,12 +57,12 @@ class Settings:
 def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "float32"):
     """Build the network of a recipe with random weights.
 
-    It slides over frames: with n_concat frames it makes one answer, with n more frames n more
-    answers. Each is that of hidden layers on the window of n_concat frames, flattened, and the
+    It slides over frames: with n_concat frames it makes one output, with n more frames n more
+    outputs. Hidden layers compute each from the flattened window of n_concat frames and the
     statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a
     kernel of their own in the first layer, so that its product with them is made once for all
-    frames that they serve. With `residual` the log magnitude is what the last layer adds to the
-    centre frame.
+    frames that they serve. With `residual` the last layer adds to the centre frame, and the sum is
+    the log magnitude.
 
     Args:
       recipe: sections [input], [network] and [target].
@@ -72,7 +72,7 @@ def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "floa
         float32.
     Returns:
       keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
-      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two answers of
+      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two outputs of
       n_freq side by side for "log_magnitude_and_mask".
     """
     make = Layers(recipe, seed, "mixed_bfloat16" if precision == "bfloat16" else "float32")
@@ -119,7 +119,7 @@ class Layers:
         return getattr(import_keras().layers, kind)(*args, **{"dtype": self._precision, **kwargs})
 
     def dense(self, n_units: int, limit: float | None = None, **kwargs):
-        """Make a dense layer, with weights of Glorot's uniform distribution or between limits of its own."""
+        """Make a dense layer with Glorot's uniform weights, or with weights up to a given limit."""
         initializers, seed = import_keras().initializers, next(self._seeds)
         kernel = (
             initializers.RandomUniform(-limit, limit, seed)
@@ -133,7 +133,7 @@ class Layers:
         return self("Dropout", rate, seed=next(self._seeds))(tensor) if rate > 0 else tensor
 
     def hidden_layers(self, parts: list):
-        """Apply the hidden layers to the windows of frames and, if there are any, the statistics."""
+        """Apply the hidden layers to the windows of frames and to the statistics, if any."""
         settings = self._settings
         parts = [self.dropout(settings.input_dropout, part) for part in parts]
         # Glorot's limits for all inputs of the first layer together.
@@ -153,7 +153,10 @@ class Layers:
 
 
 def save_model(path: str, model, settings: Settings) -> None:
-    """Save a model without its optimizer as a .keras file, with the settings as one JSON member of the archive."""
+    """Save a model without its optimizer as a .keras file, with its settings inside.
+
+    The settings are one JSON member of the archive.
+    """
     content = dataclasses.asdict(settings)
     content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
     with replacing(path) as temporary:
@@ -305,7 +308,7 @@ def answers_inside(
     Returns:
       (n_frames, n_answers).
     Raises:
-      InputError: the network answers NaN or infinity.
+      InputError: the network outputs NaN or infinity.
     """
     n_concat = settings.recipe.input.n_concat
     n_frames, n_rows = len(frames) - n_concat + 1, FRAMES_PER_ESTIMATE
@@ -319,7 +322,7 @@ def answers_inside(
     answer = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
     answer = answer.reshape(-1, answer.shape[-1])[:n_frames]
     if not np.isfinite(answer).all():
-        raise InputError(f"{settings.path} answers NaN or infinity; train it again")
+        raise InputError(f"{settings.path} outputs NaN or infinity; train it again")
     return answer
 
 
@@ -339,11 +342,11 @@ def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> n
 def magnitude_of_answer(
     settings: Settings, answer: np.ndarray, mixture_stft: np.ndarray
 ) -> np.ndarray:
-    """Return the magnitude spectrum of clean speech that the network's answer stands for.
+    """Return the magnitude spectrum of clean speech that the network's output describes.
 
     The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
-    scaled estimate by beta, [1]; where the network also answers a mask, noisy magnitude, estimate
-    or the mean of the two logarithms are taken, as the mask says, [3].
+    scaled estimate by beta, [1]. Where the network also outputs a mask, the mask decides whether
+    the noisy magnitude, the estimate or the mean of the two logarithms is taken, [3].
 
     Args:
       settings: as load_model returns them.
@@ -367,7 +370,7 @@ def magnitude_of_answer(
         estimate = np.where(mask >= recipe.postprocessing.keep_noisy_above, noisy, between)
     if estimate.max(initial=0) > np.log(LARGEST_ESTIMATE):
         raise InputError(
-            f"{settings.path} answers magnitudes beyond {LARGEST_ESTIMATE:.0f}, where those of a "
+            f"{settings.path} outputs magnitudes beyond {LARGEST_ESTIMATE:.0f}, where those of a "
             "recording end at 20; train it again"
         )
     return np.exp(estimate)

@@ -42,13 +42,16 @@ class Share:
         return contextlib.nullcontext() if self.parallel is None else self.parallel.scope()
 
     def part(self, n_items: int) -> slice:
-        """Return which of n_items are this process's; what the devices cannot share evenly is left out."""
+        """Return which of n_items are this process's.
+
+        What the devices cannot share evenly is left out.
+        """
         n_each = n_items // self.n_devices * (self.n_devices // self.n_processes)
         return slice(self.index * n_each, (self.index + 1) * n_each)
 
 
 def start_distribution() -> Share:
-    """Join the processes that the KERAS_DISTRIBUTION_* variables announce, and use all devices of each.
+    """Join the processes that the KERAS_DISTRIBUTION_* variables announce; use all their devices.
 
     It has to be called before Keras computes anything.
 
@@ -59,7 +62,8 @@ def start_distribution() -> Share:
     if keras.backend.backend() != "jax":
         found = keras.backend.backend()
         raise InputError(
-            f"--distribute needs Keras on JAX, found {found}: pip install jax, and set KERAS_BACKEND=jax"
+            f"--distribute needs Keras on JAX, found {found}: "
+            "pip install jax, and set KERAS_BACKEND=jax"
         )
     given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     index, n_processes = 0, 1

@@ -1,4 +1,4 @@
-"""Training mixtures that are made as they are needed: the data never end, the disk holds only waves."""
+"""Training mixtures made as they are needed: data without end, and only waves on the disk."""
 
 import contextlib
 import hashlib
@@ -65,7 +65,10 @@ class Block:
     runs: np.ndarray
 
     def batch(self, number: int) -> Batch:
-        """Return the inputs of network.build_network and the targets of a batch: some runs of each segment."""
+        """Return the inputs of network.build_network and the targets of a batch.
+
+        A batch holds some runs of each segment.
+        """
         of_batch = slice(number * RUNS_PER_SEGMENT, (number + 1) * RUNS_PER_SEGMENT)
         first = self.runs[:, of_batch].reshape(-1, 1)
         segment = np.arange(len(self.runs)).repeat(RUNS_PER_SEGMENT)[:, None]
@@ -123,7 +126,7 @@ class Recordings:
 
 
 class MixtureStream:
-    """Draws speech, noise, onsets and SNR anew for every block, and computes features of the mixtures.
+    """Draws speech, noise, onsets and SNR anew for every block, and computes the features.
 
     Segment s of block k depends on the seed, k and s alone, so blocks can be made in any order, by
     any number of threads and shared among processes, and training can go on from any iteration.
@@ -152,7 +155,8 @@ class MixtureStream:
         self._n_segments = max(1, recipe.training.batch_size // (RUN_FRAMES * RUNS_PER_SEGMENT))
         if self._n_segments % share.n_devices:
             raise InputError(
-                f"a batch of {recipe.training.batch_size} frames cannot be shared by {share.n_devices} devices; "
+                f"a batch of {recipe.training.batch_size} frames cannot be shared "
+                f"by {share.n_devices} devices; "
                 f"give --batch_size a multiple of {16 * share.n_devices}"
             )
         self._share = share
@@ -227,7 +231,9 @@ class MixtureStream:
         return stft(mixed, n_window, n_overlap), np.abs(stft(speech, n_window, n_overlap))
 
     def _draw_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-        """Draw 5 s of an utterance, from its start where the noise is estimated from the first frames.
+        """Draw 5 s of an utterance.
+
+        They begin at its start where the noise is estimated from the first frames.
 
         Returns:
           (SEGMENT_SAMPLES,) float32, and the root mean square of the whole utterance.
@@ -240,7 +246,7 @@ class MixtureStream:
                 return speech, root_mean_square(utterance)
 
     def _draw_noise(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw 5 s of noise, a recording or made up, as the recipe says; (SEGMENT_SAMPLES,) float32."""
+        """Draw 5 s of noise, recorded or made up as the recipe says; (SEGMENT_SAMPLES,) float32."""
         changes = self._recipe.training_noise
         knots = rng.standard_normal(8)
         if rng.random() < changes.synthetic:
@@ -253,7 +259,7 @@ class MixtureStream:
         return with_response(noise, changes.equalization_db * smooth_response(knots))
 
     def _draw_recorded_noise(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw 5 s of a recording that are not all silent, at a speed drawn too where the recipe says so."""
+        """Draw 5 s of a recording that are not all silent, at a random speed if the recipe asks."""
         while True:
             recording = self._noise.draw(rng)
             speed = 2 ** rng.uniform(-0.5, 0.5) if self._recipe.training_noise.speed else 1.0
@@ -271,7 +277,7 @@ class MixtureStream:
 def segment(
     audio: np.ndarray, n_samples: int, rng: np.random.Generator, at_start: bool = False
 ) -> np.ndarray:
-    """Cut n_samples from a random place; audio that is too short is repeated, from a random place in it."""
+    """Cut n_samples from a random place; repeat audio that is too short."""
     n_free = len(audio) - n_samples
     onset = 0 if at_start else int(rng.integers(n_free + 1 if n_free >= 0 else len(audio)))
     if onset + n_samples <= len(audio):
@@ -361,7 +367,10 @@ def open_mixing_on_the_fly(
 
 
 def listing(folder: str, names: list[str]) -> str:
-    """Return in words which files a folder holds; another for other names or lengths, wherever it lies."""
+    """Describe the files of a folder in words that change with their names and lengths.
+
+    Where the folder lies changes nothing.
+    """
     sizes = [os.path.getsize(os.path.join(folder, name)) for name in names]
     content = "\n".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
     digest = hashlib.sha256(content.encode()).hexdigest()

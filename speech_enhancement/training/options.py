@@ -1,4 +1,4 @@
-"""The options of a training: each is a flag of `main_dnn.py train`, and its help is its explanation."""
+"""The options of a training: each is a flag of `main_dnn.py train`, explained by its help."""
 
 import argparse
 import dataclasses

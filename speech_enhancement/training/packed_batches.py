@@ -84,7 +84,7 @@ class PackedData:
         self.n_segs = int(np.sum(self._ranges[:, 2] - self._ranges[:, 1]))
 
     def _stretches(self, n_rows: int) -> np.ndarray:
-        """Cut the set into stretches of at most n_rows rows, (n, 3): number of the file, start, stop."""
+        """Cut the set into stretches of at most n_rows rows: (n, 3) of file number, start, stop."""
         n_each = -(-(self._ranges[:, 2] - self._ranges[:, 1]) // n_rows)
         index, start, stop = np.repeat(self._ranges, n_each, axis=0).T
         within = np.arange(len(index)) - np.repeat(np.cumsum(n_each) - n_each, n_each)
@@ -160,7 +160,7 @@ class PackedData:
             yield pool
 
     def _read(self, name: str, stretches: list[Stretch], room: np.ndarray) -> np.ndarray:
-        """Read stretches of a dataset one after the other into the first rows of `room`; return these."""
+        """Read stretches of a dataset one after the other into `room`; return the rows read."""
         end = 0
         for index, rows in stretches:
             begin, end = end, end + rows.stop - rows.start
@@ -189,7 +189,10 @@ def deal(n_rows: int, batch_size: int, rng: np.random.Generator) -> list[np.ndar
 
 
 def cut(stretches: list[Stretch], first: int, stop: int) -> list[Stretch]:
-    """Return what of the stretches holds the rows from `first` to before `stop`, counted through all."""
+    """Return the parts of the stretches that hold rows `first` to before `stop`.
+
+    Rows are counted through all stretches.
+    """
     kept, begin = [], 0
     for index, rows in stretches:
         start = rows.start + max(0, first - begin)

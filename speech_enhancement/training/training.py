@@ -78,7 +78,10 @@ class Training:
         self._board = make_tensorboard(options.tensorboard, self.trained) if has_board else None
 
     def update_result(self) -> None:
-        """Copy the weights, or their average if the recipe averages, to the network that is evaluated and saved."""
+        """Copy the weights, or their average if the recipe averages, to the result.
+
+        The result is the network that is evaluated and saved.
+        """
         source = self.trained if self.average is None else self.average
         self.result.set_weights(source.get_weights())
 
@@ -98,12 +101,13 @@ class Training:
                     old.assign(kept * old + (1 - kept) * new)
 
     def evaluate(self) -> None:
-        """Print and record the losses; keep the model as the best if its valid_loss is the lowest so far."""
+        """Print and record the losses; save the model as best if its valid_loss is the lowest."""
         self.update_result()
         losses = {name: self.mean_loss(source) for name, source in self.data.evaluated.items()}
         if not np.isfinite(list(losses.values())).all():
             raise InputError(
-                f"the losses are no longer finite at iteration {self.iteration}: {losses}; lower --lr"
+                f"the losses are no longer finite at iteration {self.iteration}: "
+                f"{losses}; lower --lr"
             )
         text = ", ".join(f"{name}: {value:.6f}" for name, value in losses.items())
         say(f"Iteration: {self.iteration}, {text}")
@@ -155,10 +159,10 @@ class Training:
         return settings
 
     def global_variance_ratio(self) -> float:
-        """Return beta = sqrt(GV_ref / GV_est) of [1], as far as we know it, over frames and bins together.
+        """Return beta = sqrt(GV_ref / GV_est) of [1], over frames and bins together.
 
-        GV_ref is the variance of the training sample's scaled clean log magnitudes, GV_est that of
-        the answers.
+        This is [1] as far as we know it. GV_ref is the variance of the training sample's scaled
+        clean log magnitudes, GV_est that of the outputs.
         """
         reference, estimate, result = RunningStatistics(), RunningStatistics(), self.result
         for inputs, y in self.data.evaluated["tr_loss"].sample():
@@ -183,7 +187,7 @@ class Training:
                 os.remove(model_path(self.options.workspace, self.name, iteration))
 
     def variables(self) -> list:
-        """List all that changes in training: weights, states of dropout, optimizer, averaged weights."""
+        """List all that training changes: weights, dropout states, optimizer, averaged weights."""
         averaged = [] if self.average is None else self.average.weights
         return [
             *self.trained.non_trainable_variables,
@@ -345,7 +349,7 @@ def run_training(training: Training) -> int:
 
 @contextlib.contextmanager
 def noted_signals(share: Share) -> Iterator[list[int]]:
-    """Yield a list that takes note of Ctrl-C and SIGTERM, so that training can end between two steps.
+    """Yield a list that notes Ctrl-C and SIGTERM, so that training can end between two steps.
 
     A second signal acts as usual. Where a signal is ignored it stays so. Of several processes each
     ends at once, because the others would wait for one that takes fewer steps.

@@ -1,4 +1,4 @@
-"""Headers that do not tell the length, or a wrong one: every sample that is there is read, what is missing is said."""
+"""Headers with no length or a wrong one: all samples are read, and missing ones are reported."""
 
 import os
 import re
@@ -44,7 +44,8 @@ def check(path, expected):
 
 # --- Chunks ---------------------------------------------------------------------------------------
 
-CHUNKS = {  # extension: kind, where the size of the samples stands before or behind the mark, its format, what it adds
+# Extension: kind, mark, where the size of the samples is behind the mark, its format, what it adds.
+CHUNKS = {
     "wav": ({"format": "WAV"}, b"data", 4, "<I", 0),
     "rf64": ({"format": "RF64"}, b"ds64", 16, "<Q", 0),
     "aiff": ({"format": "AIFF"}, b"SSND", 4, ">I", 8),

@@ -162,7 +162,8 @@ def test_the_output_folder_in_the_input_folder_is_left_out(model, tmp_path, caps
 def test_two_runs_do_not_share_temporary_names_and_leftovers_are_removed(tmp_path):
     """A killed process leaves a file; one that runs keeps its own."""
     code = "import sys, os, time; from speech_enhancement.files import replacing; "
-    code += "r = replacing(sys.argv[1]); open(r.__enter__(), 'w').close(); print('', flush=True); time.sleep(60)"
+    code += "r = replacing(sys.argv[1]); open(r.__enter__(), 'w').close(); "
+    code += "print('', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(tmp_path / "a.wav")]
     runs = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
     try:

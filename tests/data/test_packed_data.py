@@ -1,4 +1,4 @@
-"""data.h5 and its scaler, through their commands: contents against definitions, and what can go wrong with them."""
+"""data.h5 and its scaler, made by their commands: contents by definition, and what goes wrong."""
 
 import errno
 import os
@@ -137,7 +137,7 @@ def refuse_to_reserve(*arguments):
 
 @pytest.fixture(params=["reserves", "refuses", "cannot"])
 def space(request, monkeypatch):
-    """A system that reserves disk space, one whose file system refuses to, and one that knows no such call."""
+    """A system that reserves disk space, one that refuses to, and one without such a call."""
     if request.param == "refuses":
         monkeypatch.setattr("os.posix_fallocate", refuse_to_reserve, raising=False)
     elif request.param == "cannot":

@@ -229,8 +229,8 @@ def broken(path, kind):
     "kind, message",
     [
         ("weights", "has weights that are NaN or infinite"),
-        ("output", "answers NaN or infinity"),
-        ("magnitude", "answers magnitudes beyond 1000"),
+        ("output", "outputs NaN or infinity"),
+        ("magnitude", "outputs magnitudes beyond 1000"),
     ],
 )
 def test_a_broken_model_is_named_in_one_line(kind, message, mixture, tmp_path, capsys):

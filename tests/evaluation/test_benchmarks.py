@@ -1,4 +1,4 @@
-"""The benchmarks with tiny numbers: each runs to its end, and its tables are the means of its scores."""
+"""The benchmarks with tiny numbers: each runs to its end; its tables are means of its scores."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""PESQ against the ITU's, the commands that score, the table against its definition, the pictures by content."""
+"""PESQ against the ITU's, the scoring commands, the table by its definition, the pictures."""
 
 import csv
 import os

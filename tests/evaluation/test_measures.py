@@ -28,7 +28,7 @@ def golden_pair(name):
 
 
 def orthogonal_noise(reference):
-    """Return noise without mean and orthogonal to the reference without its mean, of the same energy."""
+    """Return noise orthogonal to the reference and of its energy, both without their means."""
     centred = reference - reference.mean()
     other = noise(seed=1, n_samples=len(reference))
     other -= other.mean()
@@ -177,7 +177,7 @@ def test_segmental_snr_that_is_not_defined():
 
 
 def pulses(n_frames=20):
-    """Return one pulse in each frame, 128 or 384 samples from its beginning, so that all spectra are flat."""
+    """Return one pulse in each frame, 128 or 384 samples from its start: all spectra are flat."""
     audio = np.zeros(512 + 256 * (n_frames - 1))
     audio[128::512] = 1
     return audio

@@ -57,7 +57,7 @@ def write_scores(workspace, snr=0, numbers=NUMBERS):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """A workspace with two speech files in two noises, one of each with a nasty name, and scores by hand."""
+    """A workspace with two speech files in two noises, a nasty name among each, scored by hand."""
     folder = tmp_path_factory.mktemp("scored")
     for kind in ("speech", "noise"):
         (folder / kind).mkdir()
@@ -270,7 +270,10 @@ def test_less_distortion_is_better(page):
 
 
 def svg(css, tables):
-    """Return the first chart of a page with the gains of each table, {SNR: {(speech, noise): gain in PESQ}}."""
+    """Return the first chart of a page with the gains in PESQ of each table.
+
+    The tables are {SNR: {(speech, noise): gain}}.
+    """
     tables = {
         snr: ScoreTable(
             ["pesq_raw_mos"],

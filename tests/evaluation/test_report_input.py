@@ -62,7 +62,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workspace, tmp_path, capsys):
     refused(capsys, workspace, ".enh.wav is missing; run inference first")
     wave.write_bytes(content)
     (workspace / "report").write_text("a file")
-    refused(capsys, workspace, "report/index.html", "a file stands where a folder is needed")
+    refused(capsys, workspace, "report/index.html", "a file is where a folder must be")
 
 
 def test_waves_of_another_length_are_refused(workspace, capsys):

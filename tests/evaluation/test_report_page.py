@@ -52,9 +52,11 @@ const done = arguments[arguments.length - 1];
     await audio.play();
     const begin = audio.currentTime;
     const until = performance.now() + 3000;
-    while (audio.currentTime < begin + 0.1 && performance.now() < until) await new Promise((go) => setTimeout(go, 20));
-    const together = [...document.querySelectorAll("audio")].filter((other) => !other.paused).length;
-    heard.push([audio.currentTime - begin, audio.duration, together]);
+    while (audio.currentTime < begin + 0.1 && performance.now() < until) {
+      await new Promise((go) => setTimeout(go, 20));
+    }
+    const playing = [...document.querySelectorAll("audio")].filter((other) => !other.paused);
+    heard.push([audio.currentTime - begin, audio.duration, playing.length]);
   }
   for (const audio of document.querySelectorAll("audio")) audio.pause();
   done(heard);
@@ -84,7 +86,8 @@ return [Math.round(box.left + share * box.width), Math.round(box.top + box.heigh
 STATE = """
 const audio = document.querySelectorAll("audio")[arguments[0]];
 const playhead = document.querySelectorAll(".playhead")[arguments[0]];
-return [audio.paused, audio.currentTime, audio.duration, parseFloat(playhead.style.left), playhead.style.visibility];
+const { left, visibility } = playhead.style;
+return [audio.paused, audio.currentTime, audio.duration, parseFloat(left), visibility];
 """
 
 
@@ -165,7 +168,9 @@ def test_pictures_and_charts_are_seen_and_nothing_goes_wrong(browser, page):
         const bars = [...document.querySelectorAll("#noises .charts > figure > svg rect")];
         done({
           widths: [...document.images].map((image) => image.naturalWidth),
-          bars: bars.filter((bar) => bar.checkVisibility()).map((bar) => bar.getBoundingClientRect().width),
+          bars: bars
+            .filter((bar) => bar.checkVisibility())
+            .map((bar) => bar.getBoundingClientRect().width),
           resources: performance.getEntriesByType("resource").map((entry) => entry.name),
           pwned: typeof pwned,
         });

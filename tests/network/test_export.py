@@ -1,4 +1,4 @@
-"""Exported models answer like the ones they were made from, and stand on their own."""
+"""Exported models output what the ones they were made from do, and need nothing else."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ RECIPES = ("default", "original", "xu2015", "xu2015_multi")
 
 
 def random_model(recipe="default", n_freq=N_FREQ, **network):
-    """Make a network with random weights, small unless told otherwise, and settings with a random scaler."""
+    """Make a network with random weights and settings with a random scaler; small by default."""
     chosen = load_recipe(recipe)
     chosen = dataclasses.replace(
         chosen, network=dataclasses.replace(chosen.network, **{"hidden_units": 16, **network})
@@ -51,7 +51,10 @@ def random_model(recipe="default", n_freq=N_FREQ, **network):
 
 
 def random_input(settings, n_frames=40):
-    """Return frames and statistics as network_input makes them, and the frames with neighbours at the borders."""
+    """Return frames and statistics as network_input makes them, and the frames padded.
+
+    Padded frames begin and end with copies of the first and the last one as their neighbours.
+    """
     rng, n_side = np.random.default_rng(3), settings.recipe.input.n_concat // 2
     frames = rng.normal(-1, 2, (n_frames, len(settings.scaler.mean))).astype(np.float32)
     shape = settings.scaler.statistics_mean.shape
@@ -271,7 +274,7 @@ def test_wrong_models_and_outputs_are_refused_in_one_line(model_file, tmp_path, 
     with pytest.raises(InputError, match="is the --model itself"):
         export(model_file, model_file, "float16")
     for name in ("onnx", "keras"):
-        with pytest.raises(InputError, match="a file stands where a folder is needed"):
+        with pytest.raises(InputError, match="a file is where a folder must be"):
             export(
                 model_file,
                 str(strange / f"model.{name}"),

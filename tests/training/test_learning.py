@@ -1,4 +1,4 @@
-"""What a training does with its batches: learning rate, clipping, averages, losses; on data made up here."""
+"""What training does with batches: learning rate, clipping, averages, losses; on made-up data."""
 
 import numpy as np
 import pytest

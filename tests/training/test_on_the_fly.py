@@ -41,7 +41,7 @@ def mini(kind):
 
 
 def stream(snrs=(0.0,), recipe="default", seed=0, share=NOT_SHARED, **changes):
-    """Make a stream of mixtures of the mini data, or of the recordings `speech` and `noise` of changes."""
+    """Make a stream of mixtures of the mini data, or of the `speech` and `noise` of changes."""
     chosen, training = load_recipe(recipe), {"snr_db": snrs, "batch_size": 64}
     speech = changes.pop("speech", None) or mini("train_speech")
     noise = changes.pop("noise", None) or mini("train_noise")

@@ -39,7 +39,7 @@ def packed_data(hdf5, batch_size=500, ranges=None, share=NOT_SHARED):
 
 
 def row_numbers(batch):
-    """Return the numbers of the rows in a batch, after a look that inputs and targets belong together."""
+    """Return the row numbers of a batch, after a check that inputs and targets belong together."""
     (x,), y = batch
     np.testing.assert_array_equal(x[:, 1], y[:, 0])
     return x[:, 0, 0]
