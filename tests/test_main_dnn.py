@@ -11,7 +11,7 @@ from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
-from speech_enhancement.network.network import answers, load_model
+from speech_enhancement.network.network import load_model, outputs
 from speech_enhancement.workspace import enhanced_path, mixed_audio_path, model_path
 
 
@@ -95,5 +95,5 @@ def test_frames_in_parts_give_what_windows_do(trained, n_samples):
     log = log_magnitude(stft(pad_to_whole_frames(audio, 512, 256), 512, 256))
     expected = model.predict(context_windows(settings.scaler.frames(log), 7, 1), verbose=0)[:, 0]
     # Matrix products of other sizes add in another order: some roundings of numbers of order 10.
-    found = answers(model, settings, log, np.empty((len(log), 0, 257)))
+    found = outputs(model, settings, log, np.empty((len(log), 0, 257)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

@@ -272,8 +272,8 @@ def test_losses_equal_their_definitions():
     np.testing.assert_allclose(
         found, np.mean(np.abs(estimate - np.log(speech)), axis=-1), rtol=1e-4
     )
-    answer = np.concatenate([estimate, mask], axis=-1)
-    found = convert(multi_objective_loss(y, answer, -1.0, 2.0, "mean_squared_error", 0.5))
+    output = np.concatenate([estimate, mask], axis=-1)
+    found = convert(multi_objective_loss(y, output, -1.0, 2.0, "mean_squared_error", 0.5))
     of_magnitude = np.mean((estimate - (np.log(speech) + 1) / 2) ** 2, axis=-1)
     of_mask = np.mean((mask - np.minimum(1, speech / mixture)) ** 2, axis=-1)
     np.testing.assert_allclose(found, of_magnitude + 0.5 * of_mask, rtol=1e-4)
@@ -313,13 +313,13 @@ def test_targets_of_a_mask_are_relative_to_the_speech():
 class Fixed:
     """A network with a fixed output."""
 
-    def __init__(self, answer):
-        self.answer = answer
+    def __init__(self, output):
+        self.output = output
 
     def predict_on_batch(self, inputs):
         n_segments = len(inputs[0])  # of 32 frames
-        padding = 32 * n_segments - len(self.answer)
-        return np.pad(self.answer, ((0, padding), (0, 0))).reshape(n_segments, 32, -1)
+        padding = 32 * n_segments - len(self.output)
+        return np.pad(self.output, ((0, padding), (0, 0))).reshape(n_segments, 32, -1)
 
 
 def fixed_settings(recipe, n_statistics, beta=1.0):
@@ -333,19 +333,19 @@ def fixed_settings(recipe, n_statistics, beta=1.0):
 
 
 def test_global_variance_equalisation_multiplies_the_scaled_estimate():
-    answer = np.random.default_rng(2).standard_normal((9, 257))
+    output = np.random.default_rng(2).standard_normal((9, 257))
     found = estimate_magnitude(
-        Fixed(answer), fixed_settings(small("xu2015"), 1, beta=1.5), spectrum(9)
+        Fixed(output), fixed_settings(small("xu2015"), 1, beta=1.5), spectrum(9)
     )
-    np.testing.assert_allclose(np.log(found), 1.5 * 3 * answer - 2, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.log(found), 1.5 * 3 * output - 2, rtol=0, atol=1e-6)
 
 
 def test_the_mask_decides_what_is_kept():
     mixture = spectrum(3)
     estimate, mask = np.zeros((3, 257)), np.repeat([[0.1], [0.5], [0.9]], 257, axis=1)
-    answer = np.concatenate([estimate, mask], axis=1)
+    output = np.concatenate([estimate, mask], axis=1)
     found = np.log(
-        estimate_magnitude(Fixed(answer), fixed_settings(small("xu2015_multi"), 1), mixture)
+        estimate_magnitude(Fixed(output), fixed_settings(small("xu2015_multi"), 1), mixture)
     )
     noisy = log_magnitude(mixture)
     np.testing.assert_allclose(

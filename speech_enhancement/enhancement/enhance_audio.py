@@ -25,9 +25,9 @@ from speech_enhancement.features import (
 )
 from speech_enhancement.network.network import (
     Settings,
-    answers_inside,
     estimate_magnitude,
-    magnitude_of_answer,
+    magnitude_of_output,
+    outputs_inside,
 )
 from speech_enhancement.network_input import (
     FIRST_FRAMES_WITHIN,
@@ -338,11 +338,11 @@ def spectral_gain(model, settings: Settings, ready: Ready, smallest_gain: float)
     """Return what each bin is multiplied by, (n_frames, n_freq)."""
     if not len(ready.spectrum):
         return np.empty(ready.spectrum.shape, np.float32)
-    answer = answers_inside(model, settings, ready.frames, ready.statistics)
+    output = outputs_inside(model, settings, ready.frames, ready.statistics)
     if settings.recipe.target.output == "mask":
-        gain = answer
+        gain = output
     else:
         spectrum = ready.gain * ready.spectrum
-        magnitude = magnitude_of_answer(settings, answer, spectrum)
+        magnitude = magnitude_of_output(settings, output, spectrum)
         gain = (magnitude / np.maximum(np.abs(spectrum), 1e-12)).astype(np.float32)
     return np.maximum(gain, smallest_gain) if smallest_gain > 0 else gain

@@ -152,10 +152,10 @@ def write_onnx(path: str, network, settings: Settings) -> None:
     graph = Graph(onnx)
     n_freq, target = len(settings.scaler.mean), settings.recipe.target.output
     inputs = add_scaler(graph, settings)
-    answer = add_layers(graph, network)
+    output = add_layers(graph, network)
     outputs = ["log_magnitude", "mask"] if target == "log_magnitude_and_mask" else [target]
     for index, name in enumerate(outputs):
-        part = graph.slice(answer, index * n_freq, (index + 1) * n_freq, axis=1)
+        part = graph.slice(output, index * n_freq, (index + 1) * n_freq, axis=1)
         if name == "log_magnitude":
             part = graph.add("Mul", [part, graph.constant(settings.gv_beta * settings.scaler.std)])
             part = graph.add("Add", [part, graph.constant(settings.scaler.mean)])

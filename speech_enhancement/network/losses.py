@@ -31,26 +31,26 @@ def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
     """
     target, constant = recipe.target, import_keras().ops.convert_to_tensor
     if target.output == "log_magnitude":
-        return lambda y, answer: log_magnitude_loss(
-            (y - constant(mean)) / constant(std), answer, target.loss
+        return lambda y, output: log_magnitude_loss(
+            (y - constant(mean)) / constant(std), output, target.loss
         )
     if target.output == "mask":
-        return lambda y, answer: compressed_loss(
-            y, answer, target.compression, target.loudness_weight
+        return lambda y, output: compressed_loss(
+            y, output, target.compression, target.loudness_weight
         )
-    return lambda y, answer: multi_objective_loss(
-        y, answer, constant(mean), constant(std), target.loss, target.mask_weight
+    return lambda y, output: multi_objective_loss(
+        y, output, constant(mean), constant(std), target.loss, target.mask_weight
     )
 
 
-def log_magnitude_loss(target, answer, kind: str):
+def log_magnitude_loss(target, output, kind: str):
     """Return the mean absolute or squared error over the bins of scaled log magnitudes."""
     ops = import_keras().ops
-    error = answer - target
+    error = output - target
     return ops.mean(ops.abs(error) if kind == "mean_absolute_error" else ops.square(error), axis=-1)
 
 
-def multi_objective_loss(y, answer, mean, std, kind: str, mask_weight: float):
+def multi_objective_loss(y, output, mean, std, kind: str, mask_weight: float):
     """Return the error of the log magnitude plus the weighted squared error of the mask, [3].
 
     The mask is min(1, |S| / |Y|), an ideal ratio mask of magnitudes; the network's second half is
@@ -60,8 +60,8 @@ def multi_objective_loss(y, answer, mean, std, kind: str, mask_weight: float):
     speech, mixture = y[..., 0, :], y[..., 1, :]
     n_freq = speech.shape[-1]
     mask = ops.exp(ops.minimum(speech - mixture, 0.0))
-    of_magnitude = log_magnitude_loss((speech - mean) / std, answer[..., :n_freq], kind)
-    return of_magnitude + mask_weight * ops.mean(ops.square(answer[..., n_freq:] - mask), axis=-1)
+    of_magnitude = log_magnitude_loss((speech - mean) / std, output[..., :n_freq], kind)
+    return of_magnitude + mask_weight * ops.mean(ops.square(output[..., n_freq:] - mask), axis=-1)
 
 
 def compressed_loss(y, mask, compression: float, loudness_weight: float):

@@ -85,16 +85,16 @@ def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "floa
             make("Input", (None, n_statistics * n_freq), name="statistics", dtype="float32")
         )
     hidden = make.hidden_layers(parts)
-    answers = []
+    outputs = []
     if recipe.target.output != "mask":
         estimate = make.dense(n_freq)(hidden)
         if recipe.network.residual:
             centre = make("Cropping1D", (n_concat // 2, n_concat // 2), dtype="float32")(frames)
             estimate = make("Add", dtype="float32")([centre, estimate])
-        answers.append(estimate)
+        outputs.append(estimate)
     if recipe.target.output != "log_magnitude":
-        answers.append(make.dense(n_freq, activation="sigmoid")(hidden))
-    output = make("Concatenate", dtype="float32")(answers) if len(answers) > 1 else answers[0]
+        outputs.append(make.dense(n_freq, activation="sigmoid")(hidden))
+    output = make("Concatenate", dtype="float32")(outputs) if len(outputs) > 1 else outputs[0]
     if precision == "bfloat16":
         output = make("Activation", "linear", dtype="float32")(output)
     return import_keras().Model([frames, *parts[1:]], output)
@@ -268,7 +268,7 @@ def _say_saved(folder: str) -> str:
     return f"--iteration can be {', '.join(map(str, saved))}" if saved else "run train first"
 
 
-def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+def outputs(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
     """Run the network on all frames of a recording.
 
     Beyond the borders the first and the last frame are repeated. The frames run through the network
@@ -280,12 +280,12 @@ def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarra
       model, settings: as load_model returns them.
       frames, statistics: as network_input.frames_and_statistics returns them.
     Returns:
-      (n_frames, n_answers).
+      (n_frames, n_outputs).
     """
     n_side = (settings.recipe.input.n_concat - 1) // 2
     padded = np.pad(frames, ((n_side, n_side), (0, 0)), mode="edge")
     parts = [
-        answers_inside(
+        outputs_inside(
             model, settings, padded[start : start + FRAMES_AT_ONCE + 2 * n_side], statistics[start:]
         )
         for start in range(0, len(frames), FRAMES_AT_ONCE)
@@ -293,7 +293,7 @@ def answers(model, settings: Settings, frames: np.ndarray, statistics: np.ndarra
     return np.concatenate(parts)
 
 
-def answers_inside(
+def outputs_inside(
     model, settings: Settings, frames: np.ndarray, statistics: np.ndarray
 ) -> np.ndarray:
     """Run the network on frames that have all their neighbours.
@@ -306,7 +306,7 @@ def answers_inside(
       frames: (n_frames + n_concat - 1, n_freq).
       statistics: (n_frames or more, n_statistics, n_freq), equal for all frames of a segment.
     Returns:
-      (n_frames, n_answers).
+      (n_frames, n_outputs).
     Raises:
       InputError: the network outputs NaN or infinity.
     """
@@ -319,11 +319,11 @@ def answers_inside(
     if settings.recipe.input.n_statistics:
         scaled = settings.scaler.statistics(statistics[:n_frames:n_rows])
         inputs.append(np.pad(scaled, ((0, n_segments - len(scaled)), (0, 0)))[:, None])
-    answer = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
-    answer = answer.reshape(-1, answer.shape[-1])[:n_frames]
-    if not np.isfinite(answer).all():
+    output = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
+    output = output.reshape(-1, output.shape[-1])[:n_frames]
+    if not np.isfinite(output).all():
         raise InputError(f"{settings.path} outputs NaN or infinity; train it again")
-    return answer
+    return output
 
 
 def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:
@@ -336,11 +336,11 @@ def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> n
       (n_frames, n_freq).
     """
     inputs = normalized(mixture_stft, settings.recipe.input)
-    return magnitude_of_answer(settings, answers(model, settings, *inputs), mixture_stft)
+    return magnitude_of_output(settings, outputs(model, settings, *inputs), mixture_stft)
 
 
-def magnitude_of_answer(
-    settings: Settings, answer: np.ndarray, mixture_stft: np.ndarray
+def magnitude_of_output(
+    settings: Settings, output: np.ndarray, mixture_stft: np.ndarray
 ) -> np.ndarray:
     """Return the magnitude spectrum of clean speech that the network's output describes.
 
@@ -350,7 +350,7 @@ def magnitude_of_answer(
 
     Args:
       settings: as load_model returns them.
-      answer: (n_frames, n_answers).
+      output: (n_frames, n_outputs).
       mixture_stft: (n_frames, n_freq) complex.
     Returns:
       (n_frames, n_freq).
@@ -359,11 +359,11 @@ def magnitude_of_answer(
     """
     recipe, scaler = settings.recipe, settings.scaler
     if recipe.target.output == "mask":
-        return answer * np.abs(mixture_stft)
+        return output * np.abs(mixture_stft)
     n_freq = mixture_stft.shape[1]
-    estimate = settings.gv_beta * answer[:, :n_freq] * scaler.std + scaler.mean
+    estimate = settings.gv_beta * output[:, :n_freq] * scaler.std + scaler.mean
     if recipe.target.output == "log_magnitude_and_mask":
-        mask, noisy = answer[:, n_freq:], log_magnitude(mixture_stft)
+        mask, noisy = output[:, n_freq:], log_magnitude(mixture_stft)
         between = np.where(
             mask <= recipe.postprocessing.keep_estimate_below, estimate, (noisy + estimate) / 2
         )

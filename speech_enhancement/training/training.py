@@ -127,9 +127,9 @@ class Training:
         """Return the loss, dropout off, averaged over the frames of a sample of batches."""
         total, n_frames, result, ops = 0.0, 0, self.result, import_keras().ops
         for inputs, y in source.sample():
-            answer = ops.convert_to_tensor(result.predict_on_batch(inputs))
+            output = ops.convert_to_tensor(result.predict_on_batch(inputs))
             of_frames = np.asarray(
-                ops.convert_to_numpy(self.loss(ops.convert_to_tensor(y), answer))
+                ops.convert_to_numpy(self.loss(ops.convert_to_tensor(y), output))
             )
             total, n_frames = total + float(of_frames.sum()), n_frames + of_frames.size
         return total / n_frames
@@ -167,9 +167,9 @@ class Training:
         reference, estimate, result = RunningStatistics(), RunningStatistics(), self.result
         for inputs, y in self.data.evaluated["tr_loss"].sample():
             clean = y if self.recipe.target.output == "log_magnitude" else y[..., 0, :]
-            answer = np.asarray(result.predict_on_batch(inputs))[..., :N_FREQ]
+            output = np.asarray(result.predict_on_batch(inputs))[..., :N_FREQ]
             reference.add(self.data.scaler.frames(clean).reshape(-1, 1))
-            estimate.add(answer.reshape(-1, 1))
+            estimate.add(output.reshape(-1, 1))
         return float(reference.std[0] / estimate.std[0])
 
     # --- Files ---

@@ -19,9 +19,9 @@ from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.network.export import ACTIVATIONS, export, write_float16, write_onnx
 from speech_enhancement.network.network import (
     Settings,
-    answers,
     build_network,
     load_model,
+    outputs,
     save_model,
 )
 from speech_enhancement.network_input import Scaler
@@ -89,28 +89,28 @@ def model_file(tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_onnxruntime_answers_like_keras(recipe, tmp_path):
+def test_onnxruntime_gives_what_keras_does(recipe, tmp_path):
     model, settings = random_model(recipe)
     path = str(tmp_path / "small.onnx")
     export(saved(tmp_path / "small.keras", model, settings), path, "onnx")
     for n_frames in (1, 40):
         frames, statistics, padded = random_input(settings, n_frames)
-        answer, outputs = (
-            answers(model, settings, frames, statistics),
+        output, exported = (
+            outputs(model, settings, frames, statistics),
             run_onnx(path, padded, statistics),
         )
         expected = {}
         if recipe != "default":
-            estimate = answer[:, :N_FREQ]
+            estimate = output[:, :N_FREQ]
             expected["log_magnitude"] = (
                 settings.gv_beta * estimate * settings.scaler.std + settings.scaler.mean
             )
         if recipe in ("default", "xu2015_multi"):
-            expected["mask"] = answer[:, -N_FREQ:]
-        assert list(outputs) == list(expected)
+            expected["mask"] = output[:, -N_FREQ:]
+        assert list(exported) == list(expected)
         for name in expected:
             # Single precision sums of up to 3855 terms of order 1, through four layers.
-            np.testing.assert_allclose(outputs[name], expected[name], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(exported[name], expected[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "relu"])
@@ -121,7 +121,7 @@ def test_each_known_activation_is_keras(activation, tmp_path):
     found = run_onnx(str(tmp_path / "small.onnx"), padded, statistics)["mask"]
     # Single precision, as above.
     np.testing.assert_allclose(
-        found, answers(model, settings, frames, statistics), rtol=0, atol=1e-4
+        found, outputs(model, settings, frames, statistics), rtol=0, atol=1e-4
     )
 
 
@@ -130,9 +130,9 @@ def test_an_onnx_file_describes_itself(tmp_path):
     write_onnx(str(tmp_path / "small.onnx"), model, settings)
     session = onnxruntime.InferenceSession(str(tmp_path / "small.onnx"))
     shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
-    answer = ["n_frames", N_FREQ]
+    shape = ["n_frames", N_FREQ]
     inputs = {"frames": ["n_frames + 10", N_FREQ], "statistics": ["n_frames", 1, N_FREQ]}
-    assert shapes == {**inputs, "log_magnitude": answer, "mask": answer}
+    assert shapes == {**inputs, "log_magnitude": shape, "mask": shape}
     about = {
         key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()
     }
@@ -202,10 +202,10 @@ def test_weights_of_16_bits_take_half_the_space_and_answer_alike(tmp_path):
         assert its.dtype == np.float32
         np.testing.assert_array_equal(its, ours.astype(np.float16))
     frames, statistics, _ = random_input(settings)
-    expected = answers(model, settings, frames, statistics)
+    expected = outputs(model, settings, frames, statistics)
     # Relative roundings of 2^-11 in each of the sums, through four layers; masks are of order 1.
     np.testing.assert_allclose(
-        answers(found, its_settings, frames, statistics), expected, rtol=0, atol=1e-2
+        outputs(found, its_settings, frames, statistics), expected, rtol=0, atol=1e-2
     )
 
 
