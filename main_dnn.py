@@ -82,6 +82,7 @@ def inference(
         )
         if visualize or os.path.isfile(features_path(workspace, "test", te_snr, mixture.name)):
             check_features(workspace, "test", te_snr, mixture)
+
     path = model_path(workspace, find_training(workspace, tr_snr, tr_snr_range), iteration)
     model, settings = load_model(path)
     trained = settings.recipe.input.n_concat
@@ -89,12 +90,14 @@ def inference(
         raise InputError(
             f"{path} was trained with n_concat {trained}, found --n_concat {n_concat}; leave it out"
         )
+
     for mixture in track(mixtures, len(mixtures), "mixtures"):
         mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
         enhanced = enhance_audio(model, settings, mixed)
         write_wave(enhanced_path(workspace, te_snr, mixture.name), enhanced)
         if visualize:
             draw_spectrograms(workspace, te_snr, mixture, mixed, enhanced)
+
     print(
         f"{len(mixtures)} enhanced waves -> {os.path.dirname(enhanced_path(workspace, te_snr, ''))}"
     )
@@ -175,9 +178,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
+
     training = add_step(steps, train, "train a network from random weights, or go on with --resume")
-    enhancing = add_step(steps, inference, "enhance the test mixtures with a trained model")
     add_flags(training, TrainingOptions)
+
+    enhancing = add_step(steps, inference, "enhance the test mixtures with a trained model")
     enhancing.add_argument(
         "--workspace", required=True, help="folder of all intermediate files and results"
     )
@@ -199,7 +204,9 @@ def main(argv: list[str] | None = None) -> int:
     enhancing.add_argument(
         "--visualize", action="store_true", help="draw the spectrograms of each file to PNG files"
     )
+
     add_enhance_flags(add_step(steps, enhance, "clean your own recordings"))
+
     exporting = add_step(
         steps, export, "write a model for other programs, or as a file of half the size"
     )

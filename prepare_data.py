@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     scale = add_step(
         steps, compute_scaler, "compute mean and standard deviation of each frequency bin"
     )
+
     for step in (create, calculate, pack, scale):
         step.add_argument(
             "--workspace", required=True, help="folder of all intermediate files and results"
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             type=positive_int,
             help="parallel jobs; default: one for each processor core",
         )
+
     create.add_argument(
         "--magnification",
         type=positive_int,
@@ -66,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     create.add_argument(
         "--noise_list", help="text file naming the noise files to use, one per line; default: all"
     )
+
     pack.add_argument(
         "--recipe", default="original", help="name of a recipe in recipes/, or a TOML file"
     )
@@ -75,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     pack.add_argument(
         "--n_hop", type=int, default=3, help="frames from one context window to the next"
     )
+
     return run_step(parser, argv)
 
 

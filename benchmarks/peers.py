@@ -137,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
         help=", ".join(PEERS),
     )
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
+
     arguments = parser.parse_args(argv)
     for name in arguments.only:
         run_peer(name, arguments.corpus, arguments.out, arguments.pesq)

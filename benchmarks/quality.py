@@ -261,9 +261,11 @@ def print_table(rows: list[dict], snr: float, noises: str) -> None:
     noisy = {(row["speech"], row["noise"]): row for row in chosen if row["system"] == "unprocessed"}
     if not noisy:
         return
+
     print(f"\n{snr:g} dB, {f'noises {noises}*' if noises else 'all noises'}, {len(noisy)} mixtures")
     print("| system | raw PESQ | gain | 95 % interval | LQO narrow | LQO wide | STOI | SI-SDR dB |")
     print("|---|---|---|---|---|---|---|---|")
+
     systems = sorted(
         {row["system"] for row in chosen}, key=lambda name: (name != "unprocessed", name)
     )
@@ -337,12 +339,14 @@ def main(argv: list[str] | None = None) -> None:
         "--long_iterations", type=int, default=60000, help="of default and original (60000)"
     )
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
+
     arguments = parser.parse_args(argv)
     list_audio(str(arguments.corpus / "test_speech"), "speech")
     for name in arguments.only:
         n_iterations = arguments.long_iterations if name in LONG else arguments.n_iterations
         snrs = SNRS if name in ("default", "logmmse") else (0,)
         run_system(name, arguments.corpus, arguments.out, snrs, n_iterations, arguments.pesq)
+
     rows = collect(arguments.out)
     for snr in SNRS:
         for noises in ("", "noisex"):

@@ -107,6 +107,7 @@ def measure_preparation(corpus: Path, out: Path) -> None:
     for repeat in range(3):
         for kind, of_kind in runs.items():
             of_kind.append(prepare(corpus, out, *kind, f"_{os.getpid()}_{repeat}"))
+
     print(
         "| preparation | jobs | s, best and worst | times real time | ms a mixture "
         f"| to {N_MIXTURES[0]} | to one job | peak MB |"
@@ -125,6 +126,7 @@ def measure_preparation(corpus: Path, out: Path) -> None:
             f"{seconds.min():.2f}, {seconds.max():.2f} | {real_time} | {per_mixture:.2f} | "
             f"{growth:.2f} | {np.median(alone / seconds):.2f} | {memory.max():.0f} |"
         )
+
     for workspace in set(out.glob("prepared_*")) - done:
         shutil.rmtree(workspace)
 
@@ -242,6 +244,7 @@ def measure_memory(corpus: Path, out: Path) -> None:
     packed_from = out / f"prepared_{N_MIXTURES[-1]}_{n_cores()}"
     if not packed_from.exists():
         prepare(corpus, out, N_MIXTURES[-1], n_cores())
+
     print(
         f"| training, {N_ITERATIONS} iterations | hours | peak MB | growth MB | s in all |\n"
         "|---|---|---|---|---|"
@@ -274,6 +277,7 @@ def measure_memory(corpus: Path, out: Path) -> None:
                 flags += ["--cache_mb", 32]  # both fill it within a few blocks
             else:
                 long_packed(packed_from, workspace, hours)
+
             seconds, memory = run("main_dnn", "train", *flags)
             first = first or memory
             print(
@@ -297,6 +301,7 @@ def measure_scoring(corpus: Path, out: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(main_dnn.SHIPPED_MODEL, target)
     load_model(str(target))  # start-up is left out
+
     waves = (workspace / "mixed_audios/spectrogram/test/0db").iterdir()
     audio_s = sum(soundfile.info(path).duration for path in waves)
     durations = []
@@ -306,6 +311,7 @@ def measure_scoring(corpus: Path, out: Path) -> None:
         durations.append(time.perf_counter() - began)
     print(f"\n| inference of {audio_s:.0f} s, loading in | real-time factor |\n|---|---|")
     print(f"| shipped model | {min(durations) / audio_s:.4f} |")
+
     flags = (
         "--workspace",
         workspace,

@@ -43,6 +43,7 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
         line, status = foreseen_machine_error(error), 2
         if line is None:
             raise
+
     with contextlib.suppress(OSError):
         if line is not None:
             print(f"{name}: {line}", file=sys.stderr)

@@ -202,6 +202,7 @@ def read_table(
         ) from error
     if not lines:
         raise InputError(f"{path} is empty; run {made_by} again")
+
     header = lines[0]
     rows = [
         (f"{path} row {number}", fields)

@@ -50,6 +50,7 @@ def in_processes(
     # deep-learning library.
     can_fork = sys.platform == "linux" and "keras" not in sys.modules
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
+
     try:
         pool = ProcessPoolExecutor(n_jobs, context, initializer=_start_worker)
     except (OSError, NotImplementedError) as error:  # no semaphores

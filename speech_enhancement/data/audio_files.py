@@ -139,16 +139,19 @@ def _keep_listed(names: list[str], list_path: str, folder: str) -> list[str]:
         raise InputError(
             f"{list_path} is not a UTF-8 text file ({error}); save it as UTF-8"
         ) from error
+
     listed = [name for name in listed if name and not name.startswith("#")]
     spellings = {}
     for name in names:
         flat = name.replace("/", "_")
         for spelling in {name, os.path.splitext(name)[0], flat, os.path.splitext(flat)[0]}:
             spellings.setdefault(_spelling(spelling), []).append(name)
+
     found = {entry: spellings.get(_spelling(entry), []) for entry in listed}
     # Copies of a corpus differ in the case of letters; where both cases are there, the exact one
     # counts.
     kept = {name for entry, matches in found.items() for name in _exact(matches, entry) or matches}
+
     missing = [entry for entry, matches in found.items() if not matches]
     print(f"{list_path}: {len(found) - len(missing)} of {len(found)} names found in {folder}")
     if missing:

@@ -76,6 +76,7 @@ def create_mixture_csv(
             f"magnification {magnification} is more than the {len(noise_names)} noises "
             f"in {noise_dir}; lower --magnification or add noises"
         )
+
     noise_lengths = {name: audio_length(os.path.join(noise_dir, name)) for name in noise_names}
     hear = SoundFinder().first_sound
     mixtures = []
@@ -94,6 +95,7 @@ def create_mixture_csv(
                 hear, speech_name, noise_name, n_speech, noise_path, n_noise
             )
             mixtures.append(Mixture(speech_name, noise_name, onset, offset))
+
     path = mixture_csv_path(workspace, data_type)
     write_mixtures(path, mixtures)
     print(
@@ -150,6 +152,7 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
                 f"{where}: {speech_name} with {noise_name} is in {first} too; remove one of them"
             )
         mixtures.append(Mixture(speech_name, noise_name, int(onset), int(offset)))
+
     if not mixtures:
         raise InputError(f"{path} lists no mixture; run create_mixture_csv again")
     check_output_names(

@@ -163,6 +163,7 @@ class SoundFile:
                 f"{self.path} is cut short: {found} samples found, "
                 "the end is missing; replace or remove it"
             )
+
         announced = announced_samples(self._file, magic) or found
         if announced > found:
             raise cut_short(self.path, announced, found)
@@ -285,6 +286,7 @@ class SoundFile:
                 f"{self.path} is cut short or damaged ({reason_of(error)}): "
                 f"{told} samples announced, {n_before + stream.tell()} found; replace or remove it"
             ) from error
+
         if self.n_read < announced < _ENDLESS:
             raise cut_short(self.path, announced, self.n_read)
 

@@ -235,6 +235,7 @@ class FeatureStream:
         spectrum, gain, frames, statistics = self._held
         if len(new.frames) and not len(frames):
             frames = np.repeat(new.frames[:1], self._n_side, axis=0)
+
         spectrum, gain = np.concatenate([spectrum, new.spectrum]), np.concatenate([gain, new.gain])
         frames, statistics = (
             np.concatenate([frames, new.frames]),
@@ -242,6 +243,7 @@ class FeatureStream:
         )
         if is_last:
             frames = np.pad(frames, ((0, self._n_side), (0, 0)), mode="edge")
+
         n_ready = max(0, len(frames) - 2 * self._n_side)
         if not is_last:
             n_ready -= n_ready % FRAMES_PER_ESTIMATE  # segments of frames with the same statistics

@@ -42,9 +42,9 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
         raise InputError(
             "standard input or output is closed; connect both, or give files and --output_dir"
         )
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # a thread that waits for input would keep this process alive
+    # Ctrl-C ends the process at once: a thread that waits for input would keep it alive.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     source = Source(sys.stdin.fileno())
     try:
         file = soundfile.SoundFile(source.open(), closefd=False)
@@ -52,10 +52,12 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
         raise InputError(
             f"standard input is not a WAV that can be read from a pipe ({error}); convert it"
         ) from error
+
     with file, foreseen_output_errors():
         check_signal("standard input", file.samplerate, file.channels)
         if settings.recipe.input.level_window_s == 0:
             print(PEAK_UNKNOWN, file=sys.stderr, flush=True)
+
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = stream_blocks(file)
         enhanced = enhanced_at_rate(

@@ -70,6 +70,7 @@ def plan(inputs: list[str], output_dir: str) -> tuple[list[tuple[str, str]], lis
             names, lines = [], [str(error)]
         pairs += [(os.path.join(path, name), os.path.join(output_dir, name)) for name in names]
         skipped += lines
+
     for source, target in pairs:
         other = sources.setdefault(os.path.normpath(target), source)
         if other != source:
@@ -103,28 +104,32 @@ def enhance_files(
         try:
             durations[pair] = check_pair(*pair, overwrite)
         except InputError as error:
-            problems.append(
-                InputError(str(error))
-            )  # without its traceback, which holds blocks of samples
+            problems.append(without_traceback(error))
+
     began = time.perf_counter()
     with Progress(round(sum(durations.values())), "s of audio") as progress:
         for pair in list(durations):
             try:
                 enhance_file(model, settings, *pair, smallest_gain, progress)
             except InputError as error:
-                problems.append(
-                    InputError(str(error))
-                )  # without its traceback, which holds blocks of samples
+                problems.append(without_traceback(error))
                 del durations[pair]
+
     if problems and len(pairs) == 1:
         raise problems[0]
     for problem in problems:
         say(f"not enhanced: {problem}")
+
     elapsed, seconds = time.perf_counter() - began, sum(durations.values())
     factor = f": real-time factor {elapsed / seconds:.4f}" if seconds else ""
     counts = f"{len(durations)} of {len(pairs)} files, {seconds:.0f} s of audio in {elapsed:.1f} s"
     print(f"{counts}{factor} -> {output_dir}")
     return 1 if problems else 0
+
+
+def without_traceback(error: InputError) -> InputError:
+    """Return the same error without its traceback, which holds blocks of samples."""
+    return InputError(str(error))
 
 
 def check_pair(source: str, target: str, overwrite: bool) -> float:
@@ -149,10 +154,12 @@ def check_pair(source: str, target: str, overwrite: bool) -> float:
                 f"{source} is {file.format} {file.subtype}, which can only be read; "
                 "convert it to WAV"
             )
+
         duration = n_samples / file.samplerate
         for note in (file.note, file.lost_notes()):
             if note:
                 say(note)
+
     if os.path.exists(target):
         if os.path.samefile(source, target):
             raise InputError(f"{target} is the input itself; give another --output_dir")
@@ -195,6 +202,7 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
         enhanced = enhanced_at_rate(
             model, settings, blocks, file.samplerate, file.channels, smallest_gain, peaks
         )
+
         with open(temporary, "wb"):  # libsndfile does not say why it cannot write
             pass
         try:
@@ -211,10 +219,8 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
                     output.write(samples)
                     progress.add(len(samples) / file.samplerate)
             check_written(temporary, file.n_read)
-        except (
-            soundfile.SoundFileError,
-            AssertionError,
-        ) as error:  # soundfile asserts that all was written
+        # soundfile asserts that all was written.
+        except (soundfile.SoundFileError, AssertionError) as error:
             raise InputError(
                 f"{target} cannot be written ({error or 'the disk is full'}); free some space"
             ) from error

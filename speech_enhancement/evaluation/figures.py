@@ -34,6 +34,7 @@ def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) 
     figure = Figure(figsize=(9, 2.6 * len(magnitudes)), layout="constrained")
     all_axes = figure.subplots(len(magnitudes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     loudest = float(np.max(next(iter(magnitudes.values()))))
+
     for axes, (name, magnitude) in zip(all_axes, magnitudes.items(), strict=True):
         image = specshow(
             level_db(magnitude, loudest).T,
@@ -49,6 +50,7 @@ def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) 
         axes.set_title(name, loc="left", fontsize="medium")
         axes.set(xlabel="", ylabel="frequency (Hz)")
         axes.label_outer()
+
     all_axes[-1].set_xlabel("time (s)")
     figure.colorbar(image, ax=list(all_axes), label="magnitude (dB)")
     figure.suptitle(title, parse_math=False)
@@ -144,6 +146,7 @@ def plot_training_stat(
     _, iterations, losses = read_losses(workspace, tr_name)
     if not iterations:
         raise InputError(f"{source} has a header and no iteration; run train again")
+
     end = max(iterations) + 1 if fin_iter is None else fin_iter
     kept = [
         bgn_iter <= iteration < end and (iteration - bgn_iter) % interval_iter == 0

@@ -151,6 +151,7 @@ def write_test_file(
     path = enhanced_path(workspace, te_snr, mixture.name)
     enhanced = with_length(read_audio(path), len(mixed), path, "run inference again")
     clean, clean_magnitude = clean_speech(workspace, te_snr, speech_dir, mixture, len(mixed))
+
     waves = {"noisy": mixed, "enhanced": enhanced, "clean": clean}
     magnitudes = {
         "noisy": magnitude(mixed),
@@ -159,6 +160,7 @@ def write_test_file(
     }
     gain = 1 / max(1.0, *(float(np.max(np.abs(wave))) for wave in waves.values()))
     loudest = float(magnitudes["noisy"].max())
+
     folder = os.path.join(report_dir(workspace), "files")
     signals = []
     for signal, wave in waves.items():
@@ -171,6 +173,7 @@ def write_test_file(
                 label, f"{base}.wav", f"{base}.png", *place_in_time(magnitudes[signal], len(wave))
             )
         )
+
     return TestFile(
         number, mixture.speech_name, mixture.noise_name, len(mixed) / sample_rate, signals
     )

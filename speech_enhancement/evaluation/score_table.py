@@ -143,6 +143,7 @@ def get_stats(
     layout = f"{{:<{first_width}}} {{:<16}} {{:<16}} {{}}"
     line = "-" * (first_width + 40)
     heading, n_decimals = MEASURES[measure].heading, MEASURES[measure].n_decimals
+
     print(
         layout.format(
             f"Noise({snr_name(te_snr).replace('db', 'dB')})", heading, "unprocessed", "files"

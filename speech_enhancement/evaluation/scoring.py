@@ -136,6 +136,7 @@ def score_arrays(
             lambda: [log_spectral_distortion(at_level_in(clean, noisy), noisy)],
         ),
     )
+
     scores, reasons = {}, {}
     for names, measure in measures:
         try:

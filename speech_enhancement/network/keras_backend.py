@@ -25,11 +25,13 @@ def import_keras():
     choose_backend()
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return _import_keras()
+
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     standard_error = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
+
     try:
         keras = _import_keras()
         if keras.backend.backend() == "tensorflow":
@@ -94,6 +96,7 @@ def _keras_json() -> dict:
     folder = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
     path = os.path.expanduser(os.path.join(folder, "keras.json"))
     advice = "correct the file, or remove it: Keras writes it anew"
+
     try:
         with open(path, encoding="utf-8") as file:
             settings = json.load(file)
@@ -103,6 +106,7 @@ def _keras_json() -> dict:
         raise InputError(f"{path} cannot be read as Keras' settings ({error}); {advice}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected Keras' settings by name, found {settings!r}; {advice}")
+
     expected = {
         "floatx": ["float32"],
         "image_data_format": ["channels_last", "channels_first"],

@@ -84,6 +84,7 @@ def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "floa
         parts.append(
             make("Input", (None, n_statistics * n_freq), name="statistics", dtype="float32")
         )
+
     hidden = make.hidden_layers(parts)
     outputs = []
     if recipe.target.output != "mask":
@@ -94,6 +95,7 @@ def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "floa
         outputs.append(estimate)
     if recipe.target.output != "log_magnitude":
         outputs.append(make.dense(n_freq, activation="sigmoid")(hidden))
+
     output = make("Concatenate", dtype="float32")(outputs) if len(outputs) > 1 else outputs[0]
     if precision == "bfloat16":
         output = make("Activation", "linear", dtype="float32")(output)
@@ -221,6 +223,7 @@ def _read_network(path: str, recipe: Recipe, n_freq: int):
     if section.n_statistics:
         shapes.append((1, 1, section.n_statistics * n_freq))
     n_outputs = n_freq * (2 if recipe.target.output == "log_magnitude_and_mask" else 1)
+
     try:
         with own_temporary_folder():
             model = keras.models.load_model(path, compile=False, safe_mode=True)
@@ -230,6 +233,7 @@ def _read_network(path: str, recipe: Recipe, n_freq: int):
             raise  # not the file's fault
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is refused by Keras ({reason}); train it again") from error
+
     if output_shape != (1, 1, n_outputs):
         raise InputError(
             f"{path} is damaged: expected a network that makes {(1, 1, n_outputs)} of {shapes}, "

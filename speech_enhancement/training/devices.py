@@ -65,6 +65,7 @@ def start_distribution() -> Share:
             f"--distribute needs Keras on JAX, found {found}: "
             "pip install jax, and set KERAS_BACKEND=jax"
         )
+
     given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     index, n_processes = 0, 1
     if given:
@@ -80,6 +81,7 @@ def start_distribution() -> Share:
             )
         n_processes, index = map(int, numbers)
         keras.distribution.initialize()
+
     devices = keras.distribution.list_devices()
     return Share(
         index, n_processes, len(devices), keras.distribution.DataParallel(auto_shard_dataset=False)

@@ -70,6 +70,7 @@ def read_state(
         for name in {**before, **facts}
         if name != MAY_GROW and before.get(name) != facts.get(name)
     ]
+
     scaler_names = [f"scaler_{field.name}" for field in dataclasses.fields(Scaler)]
     names = [f"variable_{number}" for number in range(n_variables)]
     if not differences:
@@ -82,6 +83,7 @@ def read_state(
             f"{path} is of a training with {'; '.join(differences[:4])}"
             f"{'; ...' * (len(differences) > 4)}: give it what it had, or train without --resume"
         )
+
     columns = found["columns"].tolist()
     stats = [dict(zip(columns, row, strict=True)) for row in found["stats"].tolist()]
     for row in stats:

@@ -342,6 +342,7 @@ def run_training(training: Training) -> int:
         by = f"stopped by {signal.Signals(signals[0]).name} at iteration {training.iteration}"
         print(f"{by}: the state is saved, go on with --resume", file=sys.stderr)
         return 128 + signals[0]
+
     if training.share.is_first:
         say(f"Training time: {time.time() - began:.1f} s")
     return 0
