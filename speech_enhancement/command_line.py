@@ -16,8 +16,8 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     """Parse the command line and call the step it names (set as `run`) with its flags.
 
     Returns:
-      The exit status: 0 or what the step returned; 2 after the one line that a foreseen error is
-      worth; READER_GONE, without a line, when who read the output went away (`| head`); 130 after
+      The exit status: 0 or what the step returned; 2 after one line about a foreseen error;
+      READER_GONE, without a line, when the reader of the output went away (`| head`); 130 after
       Ctrl-C.
     """
     _replace_closed_streams()

@@ -1,8 +1,8 @@
 """What the network sees of a mixture and what its output is to be; pure functions of arrays.
 
-A mixture becomes `frames`, the log magnitude of each frame (less the level, if the
-recipe says so), and `statistics`, what is known of the noise around each frame. The network sees a
-window of n_concat frames and the statistics of its centre.
+A mixture becomes `frames`, the log magnitude of each frame (less the level, if the recipe says
+so), and `statistics`, what is known of the noise around each frame. The network sees a window of
+n_concat frames and the statistics of its centre.
 """
 
 from collections.abc import Sequence
@@ -173,11 +173,12 @@ def without_offset(spectrum: np.ndarray, settings: Input) -> np.ndarray:
 class OffsetStream:
     """Takes a constant (DC) out of spectra that arrive in parts, for recipes with a level window.
 
-    The constant is the mean of the OFFSET_FRAMES frames up to each one, at the start of the first
-    ones, if it is steady: more than OFFSET_SPREAD times the standard deviation of the frames'
-    means, from twice that on in full. What exceeds OFFSET_SHARE of the root mean square of the
-    rest over level_window_s seconds is taken out. So recordings without a constant stay as they
-    are to the last bit, however deep their noise is.
+    The constant at a frame is the mean of the OFFSET_FRAMES frames that end with it; frames near
+    the start have that of the first OFFSET_FRAMES. The part of it that exceeds OFFSET_SHARE of the
+    root mean square of the rest over level_window_s seconds is taken out, if the constant is
+    steady: nothing up to OFFSET_SPREAD times the standard deviation of the frames' means, all from
+    twice that on. So recordings without a constant stay as they are to the last bit, however deep
+    their noise is.
     """
 
     def __init__(self, settings: Input):

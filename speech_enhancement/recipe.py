@@ -25,7 +25,7 @@ class Input:
 
     @property
     def n_statistics(self) -> int:
-        """How many rows of statistics stand behind the n_concat frames of a window."""
+        """How many rows of statistics follow the n_concat frames of a window."""
         return {"none": 0, "first_frames": 1, "percentiles": len(self.percentiles)}[
             self.noise_estimate
         ]

@@ -346,8 +346,8 @@ def write_pcm16(path: str, audio: np.ndarray, rate: int = sample_rate) -> None:
 class AudioCache:
     """Reads audio files and keeps those used last: at most `max_bytes`, or one larger file.
 
-    A file that was changed since is read again. Threads may share the cache: a file that one of
-    them is decoding is waited for by the others.
+    A file that was changed since is read again. Threads may share the cache: while one of them
+    decodes a file, the others that need it wait.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20):

@@ -91,7 +91,7 @@ NOTES_KEPT = (b"RIFF", b"RF64", b"RIFX", b"FORM")  # chunks can be appended to t
 
 
 def container_of(magic: bytes) -> Container | None:
-    """Return how a file is written that begins with these bytes, or None if not of chunks."""
+    """Return the kind of a file that begins with these bytes; None if it has no chunks."""
     return next((container for container in CONTAINERS if magic.startswith(container.magic)), None)
 
 
@@ -190,7 +190,7 @@ def is_end(file: BinaryIO, container: Container, end: int, n_bytes: int) -> bool
 def head_with_length(head: bytes, container: Container, n_bytes: int) -> bytes:
     """Return the bytes before the samples with the right length of the samples in them.
 
-    A WAV that is longer than 32 bits can say becomes an RF64.
+    A WAV that is too long for a length of 32 bits becomes an RF64.
     """
     fixed = bytearray(head)
     at_most_32_bits = min(n_bytes + container.n_before, 2**32 - 1)

@@ -1,7 +1,7 @@
 """Streams of frames or pages (FLAC, Ogg, MP3): a file may hold several, joined byte for byte.
 
-libsndfile reads the first of them, and believes what its header announces. So the file is looked
-through for where others begin, and what is not as announced is decoded to its end.
+libsndfile reads the first of them, and believes what its header announces. So we look through the
+file for others, and decode to its end what is not as long as announced.
 """
 
 import functools
@@ -90,7 +90,7 @@ def _spans(starts: list[int], end: int) -> Iterator[tuple[int, int]]:
 
 
 def kept_by_nobody(file: BinaryIO) -> list[str]:
-    """Return what a FLAC or MP3 tells beside its sound that soundfile's texts do not hold."""
+    """Name what a FLAC or MP3 holds besides its sound and the texts that soundfile reads."""
     file.seek(0)
     head = file.read(10)
     found = []
@@ -197,7 +197,7 @@ def _crc8(content: bytes) -> int:
 
 
 def _of_ogg(content: mmap.mmap, start: int) -> Streams:
-    """Return the streams of an Ogg file: one ends where a page begins the next."""
+    """Return the streams of an Ogg file: each ends at the page that begins the next."""
     starts, position, was_first, is_last = [], start, False, False
     while content[position : position + 4] == b"OggS" and position + 27 <= len(content):
         is_first, is_last = bool(content[position + 5] & 2), bool(content[position + 5] & 4)

@@ -67,7 +67,7 @@ def make_mixtures(
     snr: float,
     mixtures: list[Mixture],
 ) -> range:
-    """Read and mix some pairs and write the mixtures; return a range as long as they are many."""
+    """Read and mix some pairs and write the mixtures; return a range with an item for each."""
     for mixture in mixtures:
         speech, noise = read_pair(audio_caches(), mixture, speech_dir, noise_dir)
         write_mixture(workspace, data_type, snr, mixture, speech, noise)
@@ -204,7 +204,7 @@ def check_features(
 def read_features(
     workspace: str, data_type: str, snr: float, mixture: Mixture
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Read the feature file of a mixture, after a look that it belongs to it.
+    """Read the feature file of a mixture, after a check that it belongs to it.
 
     Returns:
       mixture_stft, complex64, and speech_magnitude, float32, each (n_frames, n_freq); and what

@@ -264,7 +264,7 @@ def open_packed_file(workspace: str, data_type: str, snr: float) -> Iterator["h5
 
 
 def open_hdf5(path: str, made_by: str) -> "h5py.File":
-    """Open an HDF5 file to read, after a look that its datasets x, y and first_rows can be read.
+    """Open an HDF5 file to read, and check that its datasets x, y and first_rows can be read.
 
     Raises:
       InputError: another program has it open to write, we may not read it, or it is damaged.

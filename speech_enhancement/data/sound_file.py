@@ -57,7 +57,7 @@ class View(io.RawIOBase):
         self._length = len(part.head) + part.end - part.start
 
     def seekable(self) -> bool:
-        """Return that it can be sought in."""
+        """Return True: any position can be reached."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -293,7 +293,7 @@ class SoundFile:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[SoundFile]:
-    """Yield an opened file, after a look at what it holds.
+    """Yield an opened file, after a check of what it holds.
 
     Raises:
       InputError: it is missing, unreadable, without samples, or ends before its announced end.

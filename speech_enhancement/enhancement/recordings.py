@@ -83,7 +83,7 @@ def plan(inputs: list[str], output_dir: str) -> tuple[list[tuple[str, str]], lis
 def enhance_files(
     model, settings, inputs: list[str], output_dir: str, overwrite: bool, smallest_gain: float
 ) -> int:
-    """Enhance files and folders of files; name and pass over those that cannot be done.
+    """Enhance files and folders of files; name and skip those that cannot be done.
 
     Args:
       model, settings: as network.load_model returns them.

@@ -106,8 +106,8 @@ class Band:
     def restored(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
         """Yield the enhanced blocks at the recording's own sample rate.
 
-        At a higher rate than the model's, (enhanced, unprocessed) go up side by side; what the
-        unprocessed lacks against the recording is the part above the band.
+        At a higher rate than the model's, (enhanced, unprocessed) are resampled side by side; the
+        recording less the unprocessed is the part above the band.
         """
         has_top = self._rate > sample_rate
         up = self._resampler(self._rate, self._n_channels * (2 if has_top else 1))

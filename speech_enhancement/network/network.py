@@ -194,7 +194,7 @@ def load_model(path: str):
 
 
 def _read_settings(path: str) -> Settings:
-    """Read the settings in a model's file, after a look whether its archive is whole."""
+    """Read the settings in a model's file, after a check that its archive is whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             if any(member.flag_bits & 1 for member in archive.infolist()):

@@ -59,7 +59,7 @@ class PackedData:
     Args:
       files: open HDF5 files with x and y.
       ranges: for each, pairs (start, stop) of the rows that belong to this set.
-      n_concat: how many rows of a window are frames; statistics stand behind them.
+      n_concat: how many rows of a window are frames; statistics follow them.
       scaler: of frames and statistics.
       batch_size: rows in a batch.
       seed: of the order of the rows.

@@ -55,7 +55,7 @@ def write_state(
 def read_state(
     path: str, facts: dict, scaler: Scaler, n_variables: int
 ) -> tuple[dict, int, list[dict], list[np.ndarray]]:
-    """Read the state of a training, after a look that it is the one to continue.
+    """Read the state of a training, after a check that it is the one to continue.
 
     Returns:
       facts, iteration, stats and variables, as of write_state.
