@@ -3,9 +3,6 @@
 import argparse
 import os
 
-import numpy as np
-
-from config import n_overlap, n_window
 from speech_enhancement.command_line import (
     add_step,
     add_training_choice,
@@ -13,18 +10,11 @@ from speech_enhancement.command_line import (
     positive_float,
     run_step,
 )
-from speech_enhancement.data.mixtures import Mixture, read_mixtures
-from speech_enhancement.errors import InputError, require_file
+from speech_enhancement.errors import InputError
 from speech_enhancement.network.export import FORMATS, export
-from speech_enhancement.progress import track
 from speech_enhancement.training.options import TrainingOptions, add_flags
 from speech_enhancement.workspace import (
-    enhanced_path,
-    features_path,
     find_training,
-    mixed_audio_path,
-    model_path,
-    spectrogram_figure_path,
 )
 
 SHIPPED_MODEL = os.path.join(
@@ -53,75 +43,15 @@ def inference(
     n_concat: int | None = None,
     visualize: bool = False,
 ) -> None:
-    """Enhance every mixture of the test set with a trained model and the phase of the mixture.
+    """Enhance the test mixtures, and draw their spectrograms if asked; see enhancement.test_set."""
+    from speech_enhancement.enhancement.test_set import enhance_test_set
 
-    Writes enh_wavs/test/{te_snr}/SPEECH.NOISE.enh.wav, each exactly as long as its mixture.
-
-    Working set: the network and one mixture.
-
-    Args:
-      workspace: folder with the model, the test mixture CSV and the mixed waves.
-      te_snr: signal-to-noise ratio of the test mixtures in dB.
-      iteration: which of the saved models, or "best".
-      tr_snr, tr_snr_range: signal-to-noise ratios that the model was trained at, or their range, in
-        dB; without them the training that ran last.
-      n_concat: frames in the model's window, as a check; None takes it from the model.
-      visualize: also draw the spectrograms of each file under figures/.
-    Raises:
-      InputError: a file is missing or damaged, or n_concat is not the model's.
-    """
-    from speech_enhancement.data.audio_files import read_audio, write_wave
-    from speech_enhancement.data.mixture_features import check_features
-    from speech_enhancement.enhancement.enhance_audio import enhance_audio
-    from speech_enhancement.network.network import load_model
-
-    mixtures = read_mixtures(workspace, "test")
-    for mixture in mixtures:
-        require_file(
-            mixed_audio_path(workspace, "test", te_snr, mixture.name), "calculate_mixture_features"
-        )
-        if visualize or os.path.isfile(features_path(workspace, "test", te_snr, mixture.name)):
-            check_features(workspace, "test", te_snr, mixture)
-
-    path = model_path(workspace, find_training(workspace, tr_snr, tr_snr_range), iteration)
-    model, settings = load_model(path)
-    trained = settings.recipe.input.n_concat
-    if n_concat not in (None, trained):
-        raise InputError(
-            f"{path} was trained with n_concat {trained}, found --n_concat {n_concat}; leave it out"
-        )
-
-    for mixture in track(mixtures, len(mixtures), "mixtures"):
-        mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
-        enhanced = enhance_audio(model, settings, mixed)
-        write_wave(enhanced_path(workspace, te_snr, mixture.name), enhanced)
-        if visualize:
-            draw_spectrograms(workspace, te_snr, mixture, mixed, enhanced)
-
-    print(
-        f"{len(mixtures)} enhanced waves -> {os.path.dirname(enhanced_path(workspace, te_snr, ''))}"
-    )
+    training = find_training(workspace, tr_snr, tr_snr_range)
+    enhance_test_set(workspace, te_snr, training, iteration, n_concat, needs_features=visualize)
     if visualize:
-        folder = os.path.dirname(spectrogram_figure_path(workspace, te_snr, ""))
-        print(f"{len(mixtures)} pictures -> {folder}")
+        from speech_enhancement.evaluation.figures import draw_test_spectrograms
 
-
-def draw_spectrograms(
-    workspace: str, te_snr: float, mixture: Mixture, mixed: np.ndarray, enhanced: np.ndarray
-) -> None:
-    """Draw mixture, clean and enhanced spectrogram of a test file."""
-    from speech_enhancement.data.mixture_features import read_features
-    from speech_enhancement.evaluation.figures import save_spectrograms
-    from speech_enhancement.features import stft
-
-    _, speech_magnitude, _ = read_features(workspace, "test", te_snr, mixture)
-    magnitudes = {
-        "mixture": np.abs(stft(mixed, n_window, n_overlap)),
-        "clean speech": speech_magnitude,
-        "enhanced": np.abs(stft(enhanced, n_window, n_overlap)),
-    }
-    title = f"{mixture.speech_name} in {mixture.noise_name} at {te_snr:g} dB"
-    save_spectrograms(spectrogram_figure_path(workspace, te_snr, mixture.name), magnitudes, title)
+        draw_test_spectrograms(workspace, te_snr)
 
 
 # --- enhance ----------------------------------------------------------------------------------

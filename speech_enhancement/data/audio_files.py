@@ -7,12 +7,12 @@ import io
 import os
 import threading
 import unicodedata
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 import numpy as np
 import soundfile
+from cachetools import LRUCache, cached
 
 from config import n_window, sample_rate
 from speech_enhancement.data.sound_file import SoundFile, opened
@@ -344,47 +344,21 @@ def write_pcm16(path: str, audio: np.ndarray, rate: int = sample_rate) -> None:
 
 
 class AudioCache:
-    """Reads audio files and keeps those used last: at most `max_bytes`, or one larger file.
+    """Reads audio files, keeping the ones used last: `max_bytes` of them, or one larger file.
 
-    A file that was changed since is read again. Threads may share the cache: while one of them
-    decodes a file, the others that need it wait.
+    A file that was changed since is read again. Threads may share the cache: a file that one of
+    them is decoding is waited for by the others.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20):
-        self._max_bytes = max_bytes
-        self._n_bytes = 0
-        self._waves: OrderedDict[tuple, Future] = OrderedDict()
-        self._lock = threading.Lock()
+        waves = LRUCache(max_bytes, getsizeof=lambda audio: min(audio.nbytes, max_bytes))
+        self._read = cached(waves, condition=threading.Condition())(self._decode)
 
     def read(self, path: str) -> np.ndarray:
         """Return `read_audio(path)`; the array is shared, so do not write to it."""
         status = os.stat(path) if os.path.isfile(path) else None
-        key = (path, status and (status.st_mtime_ns, status.st_size))
-        with self._lock:
-            is_new = key not in self._waves
-            wave = self._waves.setdefault(key, Future())
-            self._waves.move_to_end(key)
-        if is_new:
-            self._decode(key, wave)
-        return wave.result()
+        return self._read(path, status and (status.st_mtime_ns, status.st_size))
 
-    def _decode(self, key: tuple, wave: Future) -> None:
-        """Read a file for all who wait for it, then forget the waves used longest ago."""
-        try:
-            audio = read_audio(key[0])
-        except BaseException as error:
-            with self._lock:
-                del self._waves[key]
-            wave.set_exception(error)
-            return
-        wave.set_result(audio)
-        with self._lock:
-            self._n_bytes += audio.nbytes
-            while self._n_bytes > self._max_bytes:
-                oldest = next(
-                    (name for name, kept in self._waves.items() if kept.done() and name != key),
-                    None,
-                )
-                if oldest is None:
-                    break
-                self._n_bytes -= self._waves.pop(oldest).result().nbytes
+    @staticmethod
+    def _decode(path: str, _status: tuple | None) -> np.ndarray:
+        return read_audio(path)

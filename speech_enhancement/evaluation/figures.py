@@ -1,15 +1,26 @@
 """The pictures: spectrograms of a test file, and the training curve. PNG files, no window."""
 
 import io
+import os
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
 from config import log_epsilon, n_overlap, n_window, sample_rate
+from speech_enhancement.data.mixture_features import read_features
+from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.errors import InputError
+from speech_enhancement.features import stft
 from speech_enhancement.files import parse_number, read_table, write_bytes
-from speech_enhancement.workspace import find_training, training_figure_path, training_stats_path
+from speech_enhancement.workspace import (
+    enhanced_path,
+    find_training,
+    mixed_audio_path,
+    spectrogram_figure_path,
+    training_figure_path,
+    training_stats_path,
+)
 
 COLOUR_MAP = "magma"
 COLOUR_RANGE_DB = 80  # below the loudest point of the mixture
@@ -18,6 +29,35 @@ MAX_COLUMNS = 2000  # of such a picture; longer ones show the loudest of neighbo
 
 
 # --- Spectrograms -----------------------------------------------------------------------------
+
+
+def draw_test_spectrograms(workspace: str, te_snr: float) -> None:
+    """Draw mixture, clean and enhanced spectrogram of each file of the test set.
+
+    Args:
+      workspace: folder with the test mixture CSV, features, mixed and enhanced waves.
+      te_snr: signal-to-noise ratio of the test mixtures in dB.
+    Raises:
+      InputError: a file is missing or damaged.
+    """
+    from speech_enhancement.data.audio_files import read_audio
+
+    mixtures = read_mixtures(workspace, "test")
+    for mixture in mixtures:
+        _, speech_magnitude, _ = read_features(workspace, "test", te_snr, mixture)
+        mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
+        enhanced = read_audio(enhanced_path(workspace, te_snr, mixture.name))
+        magnitudes = {
+            "mixture": np.abs(stft(mixed, n_window, n_overlap)),
+            "clean speech": speech_magnitude,
+            "enhanced": np.abs(stft(enhanced, n_window, n_overlap)),
+        }
+        title = f"{mixture.speech_name} in {mixture.noise_name} at {te_snr:g} dB"
+        path = spectrogram_figure_path(workspace, te_snr, mixture.name)
+        save_spectrograms(path, magnitudes, title)
+
+    folder = os.path.dirname(spectrogram_figure_path(workspace, te_snr, ""))
+    print(f"{len(mixtures)} pictures -> {folder}")
 
 
 def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) -> None:

@@ -346,15 +346,12 @@ def open_mixing_on_the_fly(
         kept = [name for name in speech_names if name not in held_out]
         speech = recordings(options.speech_dir, kept)
         train_set = MixtureStream(speech, noise, recipe, [options.seed, 0], share)
-        evaluated = {
-            "tr_loss": MixtureStream(speech, noise, recipe, [options.seed, 1]),
-            "te_loss": test_set,
-        }
+        tr_sample = MixtureStream(speech, noise, recipe, [options.seed, 1])
+        evaluated = {"tr_loss": tr_sample, "te_loss": test_set}
         if held_out:
-            held_out_speech = recordings(options.speech_dir, sorted(held_out))
-            evaluated["valid_loss"] = MixtureStream(
-                held_out_speech, noise, recipe, [options.seed, 2]
-            )
+            other_speech = recordings(options.speech_dir, sorted(held_out))
+            valid_set = MixtureStream(other_speech, noise, recipe, [options.seed, 2])
+            evaluated["valid_loss"] = valid_set
         scaler = train_set.compute_scaler()
         for data in evaluated.values():
             data.scaler = scaler

@@ -1,10 +1,15 @@
 """Audio in all the formats and states that users have."""
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import soundfile
 from conftest import MINI
 
+from speech_enhancement.data import audio_files
 from speech_enhancement.data.audio_files import (
     AudioCache,
     audio_length,
@@ -222,14 +227,61 @@ def test_a_list_that_names_nothing_is_an_error(tmp_path):
         list_audio(str(tmp_path), "noise", str(tmp_path / "list.txt"))
 
 
-def test_the_cache_returns_the_same_samples_and_stays_within_its_bound(tmp_path):
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are decoded, in order."""
+    names = []
+
+    def read(path):
+        names.append(os.path.basename(path))
+        return read_audio(path)
+
+    monkeypatch.setattr(audio_files, "read_audio", read)
+    return names
+
+
+def write_waves(folder, lengths):
     rng = np.random.default_rng(0)
-    paths = [str(tmp_path / f"{i}.wav") for i in range(5)]
-    for path in paths:
-        soundfile.write(path, rng.uniform(-0.5, 0.5, 1000), 16000)
-    cache = AudioCache(max_bytes=20_000)  # two files of 8000 bytes
-    for path in [*paths, *reversed(paths), *paths]:
-        np.testing.assert_array_equal(cache.read(path), read_audio(path))
-        assert (
-            cache._n_bytes == sum(wave.result().nbytes for wave in cache._waves.values()) <= 20_000
-        )
+    for name, n_samples in lengths.items():
+        soundfile.write(folder / name, rng.uniform(-0.5, 0.5, n_samples), 16000)
+    return {name: str(folder / name) for name in lengths}
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(tmp_path, decoded):
+    paths = write_waves(tmp_path, {"a.wav": 1000, "b.wav": 1000, "c.wav": 1000, "long.wav": 9000})
+    cache = AudioCache(max_bytes=8000)  # two waves of 1000 samples
+    for name in ("a.wav", "b.wav", "a.wav", "c.wav", "a.wav"):
+        np.testing.assert_array_equal(cache.read(paths[name]), read_audio(paths[name]))
+    assert decoded == ["a.wav", "b.wav", "c.wav"]
+    cache.read(paths["b.wav"])  # was forgotten for c.wav
+    assert decoded[3:] == ["b.wav"]
+    for name in ("long.wav", "long.wav", "b.wav"):  # one larger than the cache has it for itself
+        cache.read(paths[name])
+    assert decoded[4:] == ["long.wav", "b.wav"]
+
+
+def test_the_cache_reads_a_changed_file_again(tmp_path, decoded):
+    path = write_waves(tmp_path, {"a.wav": 1000})["a.wav"]
+    cache = AudioCache()
+    assert len(cache.read(path)) == 1000
+    write_waves(tmp_path, {"a.wav": 2000})
+    assert len(cache.read(path)) == 2000 and decoded == ["a.wav", "a.wav"]
+
+
+def test_threads_that_want_one_file_wait_for_one_decoding(tmp_path, monkeypatch):
+    path = write_waves(tmp_path, {"a.wav": 1000})["a.wav"]
+    begun, go_on, n_decoded = threading.Event(), threading.Event(), []
+
+    def slow_read(path):
+        n_decoded.append(path)
+        begun.set()
+        assert go_on.wait(60)
+        return read_audio(path)
+
+    monkeypatch.setattr(audio_files, "read_audio", slow_read)
+    cache = AudioCache()
+    with ThreadPoolExecutor(4) as pool:
+        waves = [pool.submit(cache.read, path) for _ in range(4)]
+        assert begun.wait(60)
+        go_on.set()
+        assert len({id(wave.result()) for wave in waves}) == 1 and len(n_decoded) == 1
