@@ -34,6 +34,7 @@ N_WARM_UP = 8  # training steps that are not timed
 N_STEPS = 60  # of training, timed
 N_ITERATIONS = 40  # of the trainings whose memory is measured
 HOURS = (1, 20)
+PRECISIONS = ("float32", "bfloat16")
 
 
 def run(script: str, step: str, *flags) -> tuple[float, float]:
@@ -196,7 +197,11 @@ def measure_training(corpus: Path, out: Path) -> None:
     from speech_enhancement.parallel import ahead
     from speech_enhancement.training.devices import Share
     from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
-    from speech_enhancement.training.options import TrainingOptions, chosen_recipe
+    from speech_enhancement.training.options import (
+        TrainingOptions,
+        chosen_recipe,
+        with_training,
+    )
     from speech_enhancement.training.packed_batches import open_packed_training
     from speech_enhancement.training.training import Training
 
@@ -216,27 +221,33 @@ def measure_training(corpus: Path, out: Path) -> None:
         noise_dir=str(corpus / "train_noise_free"),
         cache_mb=2000,
     )
-    recipe = chosen_recipe(options)
     print(
-        "| training, 2048 units, batch 500 | steps a second | ratio to bare | waiting for data |\n"
+        "| training, 2048 units, batch 500 | steps a second | ratio | waiting for data |\n"
         "|---|---|---|---|"
     )
     kinds = {"data.h5": open_packed_training, "on the fly": open_mixing_on_the_fly}
     for name, open_data in kinds.items():
+        recipe = chosen_recipe(options)
         with open_data(options, recipe, Share()) as data:
-            training, batches = Training(options, recipe, data), ahead(data.trained_on.batches())
-            fixed = next(batches)
-            rates = [
-                (
-                    step_rate(training, itertools.repeat(fixed), N_STEPS),
-                    step_rate(training, batches, N_STEPS),
-                )
-                for _ in range(2)
-            ]
+            batches = ahead(data.trained_on.batches())
+            fixed = itertools.repeat(next(batches))
+            sources = {"a fixed batch": fixed, name: batches}
+            rates = {}
+            trainings = {
+                precision: Training(options, with_training(recipe, {"precision": precision}), data)
+                for precision in PRECISIONS
+            }
+            for _ in range(2):  # in turn, since the speed of a machine drifts
+                for precision, training in trainings.items():
+                    for source, of_source in sources.items():
+                        rate = step_rate(training, of_source, N_STEPS)
+                        rates[precision, source] = max(rate, rates.get((precision, source), rate))
             batches.close()
-        (bare, _), (real, waited) = (max(of_kind) for of_kind in zip(*rates, strict=True))
-        print(f"| bare `train_on_batch`, a batch of {name} | {bare:.2f} | 1 | |")
-        print(f"| {name} | {real:.2f} | {real / bare:.3f} | {100 * waited:.1f} % |", flush=True)
+
+        for (precision, source), (rate, waited) in rates.items():
+            bare, single = rates[precision, "a fixed batch"][0], rates["float32", source][0]
+            compared = f"{rate / bare:.3f} of a fixed batch, {rate / single:.2f} of float32"
+            print(f"| {precision}, {source} | {rate:.2f} | {compared} | {100 * waited:.1f} % |")
 
 
 def measure_memory(corpus: Path, out: Path) -> None:

@@ -221,11 +221,11 @@ def open_packed_training(
             "packed features exist at single SNRs in dB; give --tr_snr, or train --on_the_fly"
         )
     with contextlib.ExitStack() as stack:
-        test_set, test_data = stack.enter_context(open_test_set(options, recipe))
         opened = (open_packed_file(options.workspace, "train", snr) for snr in snrs)
         files = [stack.enter_context(file) for file in opened]
         check_packed_for(files, recipe)
         scaler = read_scaler(options.workspace, snrs, files)
+        test_set, test_data = stack.enter_context(open_test_set(options, recipe))
         test_set.scaler = scaler
 
         def rows_of(ranges: list, *order) -> PackedData:
