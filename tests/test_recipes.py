@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from speech_enhancement.errors import InputError
-from speech_enhancement.features import log_magnitude
+from speech_enhancement.features import log_magnitude, stft
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import (
     compressed_loss,
@@ -333,12 +333,20 @@ def fixed_settings(recipe, n_statistics, beta=1.0):
 
 
 def test_global_variance_equalisation_multiplies_the_scaled_estimate():
-    # Small enough that no magnitude is beyond the limit of magnitude_of_output.
-    output = 0.5 * np.random.default_rng(2).standard_normal((9, 257))
+    # Small enough that no magnitude is beyond that of a peak of 1.
+    output = 0.25 * np.random.default_rng(2).standard_normal((9, 257))
     found = estimate_magnitude(
         Fixed(output), fixed_settings(small("xu2015"), 1, beta=1.5), spectrum(9)
     )
     np.testing.assert_allclose(np.log(found), 1.5 * 3 * output - 2, rtol=0, atol=1e-6)
+
+
+def test_no_magnitude_is_larger_than_a_peak_of_1_can_have():
+    full_scale = np.cos(np.pi * 64 / 256 * np.arange(512))  # in the middle of bin 64
+    largest = np.abs(stft(full_scale, 512, 256)).max() * 2  # a constant of 1 has twice as much
+    output = np.full((2, 257), 5.0)  # scaled: exp(13)
+    found = estimate_magnitude(Fixed(output), fixed_settings(small("original"), 0), spectrum(2))
+    np.testing.assert_allclose(found, largest, rtol=1e-3)  # the cosine's other half leaks a little
 
 
 def test_the_mask_decides_what_is_kept():

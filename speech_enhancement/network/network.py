@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from config import stft_settings
+from config import n_window, stft_settings
 from speech_enhancement.errors import InputError, MissingFileError, foreseen_machine_error
-from speech_enhancement.features import log_magnitude
+from speech_enhancement.features import log_magnitude, window_scale
 from speech_enhancement.files import own_temporary_folder, replacing
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, normalized
@@ -21,7 +21,8 @@ from speech_enhancement.workspace import saved_iterations
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
 SEGMENTS_TOGETHER = 4  # their number is a multiple of it
-LARGEST_ESTIMATE = 1e3  # of a magnitude; a recording with a peak of 1 has none beyond 20
+LARGEST_MAGNITUDE = np.hamming(n_window).sum() / window_scale(n_window)  # of a peak of 1: 19.4
+ABSURD_LOG_MAGNITUDE = 40.0  # no training ends here, however short
 # What damaged files raise: the archive, the settings in it, Keras as it reads the rest.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError)
 _DAMAGE += (KeyError, AttributeError, IndexError, RuntimeError)
@@ -350,7 +351,8 @@ def magnitude_of_output(
 
     The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
     scaled estimate by beta, [1]. Where the network also outputs a mask, the mask decides whether
-    the noisy magnitude, the estimate or the mean of the two logarithms is taken, [3].
+    the noisy magnitude, the estimate or the mean of the two logarithms is taken, [3]. No magnitude
+    is larger than a recording with a peak of 1 can have.
 
     Args:
       settings: as load_model returns them.
@@ -359,7 +361,7 @@ def magnitude_of_output(
     Returns:
       (n_frames, n_freq).
     Raises:
-      InputError: an estimate is far beyond what a recording with a peak of 1 can have.
+      InputError: an estimate is absurd, so the weights must be damaged.
     """
     recipe, scaler = settings.recipe, settings.scaler
     if recipe.target.output == "mask":
@@ -372,9 +374,9 @@ def magnitude_of_output(
             mask <= recipe.postprocessing.keep_estimate_below, estimate, (noisy + estimate) / 2
         )
         estimate = np.where(mask >= recipe.postprocessing.keep_noisy_above, noisy, between)
-    if estimate.max(initial=0) > np.log(LARGEST_ESTIMATE):
+    if estimate.max(initial=0) > ABSURD_LOG_MAGNITUDE:
         raise InputError(
-            f"{settings.path} outputs magnitudes beyond {LARGEST_ESTIMATE:.0f}, where those of a "
-            "recording end at 20; train it again"
+            f"{settings.path} outputs log magnitudes beyond {ABSURD_LOG_MAGNITUDE:.0f}, where "
+            f"those of a recording end at {np.log(LARGEST_MAGNITUDE):.0f}; train it again"
         )
-    return np.exp(estimate)
+    return np.exp(np.minimum(estimate, np.log(LARGEST_MAGNITUDE)))

@@ -230,7 +230,7 @@ def broken(path, kind):
     [
         ("weights", "has weights that are NaN or infinite"),
         ("output", "outputs NaN or infinity"),
-        ("magnitude", "outputs magnitudes beyond 1000"),
+        ("magnitude", "outputs log magnitudes beyond 40"),
     ],
 )
 def test_a_broken_model_is_named_in_one_line(kind, message, mixture, tmp_path, capsys):

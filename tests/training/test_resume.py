@@ -183,8 +183,10 @@ def test_a_stopped_training_saves_its_state_and_goes_on(number, test_set, tmp_pa
     workspace = shutil.copytree(test_set, tmp_path / "w")
     flags = (*on_the_fly_flags(workspace, recipe), "--n_iterations", 100000, "--eval_every", 10)
     command = [sys.executable, ROOT / "main_dnn.py", "train", *flags]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([str(part) for part in command], **pipes) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Tests that run in the background of a shell inherit an ignored Ctrl-C, which stays ignored.
+    options["preexec_fn"] = lambda: signal.signal(number, signal.SIG_DFL)
+    with subprocess.Popen([str(part) for part in command], **options) as process:
         for line in process.stdout:
             if line.startswith("Iteration: 10,"):
                 process.send_signal(number)

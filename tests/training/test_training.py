@@ -70,11 +70,11 @@ def test_two_workspaces_with_other_context_do_not_mix(tmp_path, prepared, capsys
         return capsys.readouterr().err
 
     assert "with n_concat 3, the recipe has 7; give train --n_concat 3" in refused()
-    assert "test/0db/data.h5 was packed with n_concat 7, the recipe has 3" in refused(*flags)
-    pack(workspace, "test", 0, "--n_concat", 3, "--n_hop", 1)
     assert "is of other data than data.h5 holds now" in refused(*flags)
-    assert not (workspace / "models").exists()
     scale(workspace)
+    assert "test/0db/data.h5 was packed with n_concat 7, the recipe has 3" in refused(*flags)
+    assert not (workspace / "models").exists()
+    pack(workspace, "test", 0, "--n_concat", 3, "--n_hop", 1)
     assert train(workspace, "--n_iterations", 1, *flags) == 0
     assert inference(workspace, "--iteration", 1, "--n_concat", 3) == 0
     assert inference(workspace, "--iteration", 1, "--n_concat", 7) == 2
