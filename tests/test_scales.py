@@ -48,6 +48,26 @@ def test_loudness_is_that_of_half_bark_bands_weighted_by_their_frequency():
     assert found == pytest.approx(np.sqrt(total / weights + 1e-4), rel=1e-4)
 
 
+def test_each_frame_of_each_segment_has_a_loudness_of_its_own():
+    speech, estimate = np.random.default_rng(0).uniform(0.1, 1, (2, 3, 4, 257)).astype("float32")
+    convert = import_keras().ops.convert_to_numpy
+    found = convert(loudness_distance(speech, estimate))
+    frames = convert(loudness_distance(speech.reshape(-1, 257), estimate.reshape(-1, 257)))
+    # Sums in another order, in single precision.
+    np.testing.assert_allclose(found, frames.reshape(3, 4), rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_window, n_overlap", [(512, 256), (64, 40)])
+@pytest.mark.parametrize("n_more", [0, 1, 23, 24, 25, 255, 256, 257])
+def test_padding_completes_the_last_frame_and_no_more(n_window, n_overlap, n_more):
+    audio, n_hop = np.ones(n_window + n_more), n_window - n_overlap
+    padded = pad_to_whole_frames(audio, n_window, n_overlap)
+    n_zeros = len(padded) - len(audio)
+    assert 0 <= n_zeros < n_hop and (len(padded) - n_window) % n_hop == 0
+    np.testing.assert_array_equal(padded, [*audio, *np.zeros(n_zeros)])
+    assert len(pad_to_whole_frames(audio[: n_window // 3], n_window, n_overlap)) == n_window
+
+
 @pytest.mark.parametrize("n_samples", [512, 700, 2000])
 def test_istft_is_the_inverse_of_stft(n_samples):
     audio = np.random.default_rng(1).uniform(-1, 1, n_samples)

@@ -1,5 +1,6 @@
 """Signals as they come: digital silence, a constant, narrow bands, absurd samples and models."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -127,7 +128,59 @@ def test_what_has_no_constant_stays_as_it_is(mixture):
     assert without_offset(spectrum, settings) is spectrum
 
 
+def test_as_much_of_a_constant_is_taken_out_as_it_is_large_and_steady():
+    n_frames, width = 200, 100
+    settings = dataclasses.replace(load_recipe("default").input, level_window_s=width * 0.016)
+    # Deviations of the frames' means are 0.05: a constant of 0.1 is half steady, one of 0.4 wholly.
+    audio = np.random.default_rng(0).standard_normal(512 + 256 * (n_frames - 1))
+    audio += np.repeat([0.1, -0.4], len(audio) // 2)
+    spectrum, of_one = stft(audio, 512, 256), stft(np.ones(512), 512, 256)[0]
+    constant, power = spectrum[:, 0].real / of_one[0].real, np.abs(spectrum) ** 2
+    expected, shares = np.empty_like(spectrum), np.empty(n_frames)
+    for frame in range(n_frames):
+        end = max(frame + 1, 62)  # 1 s
+        recent, around = constant[max(end - 62, 0) : end], power[max(end - width, 0) : end]
+        mean = recent.mean()
+        rest = around.mean() - mean**2 * np.mean(np.abs(of_one) ** 2)
+        shares[frame] = np.clip(abs(mean) / recent.std() / 1.5 - 1, 0, 1)
+        amount = np.sign(mean) * max(abs(mean) - 0.03 * np.sqrt(rest), 0) * shares[frame]
+        expected[frame] = spectrum[frame] - amount * of_one
+    found = without_offset(spectrum, settings)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)  # differences of long sums
+    assert shares.min() == 0 and shares.max() == 1 and np.any((shares > 0.2) & (shares < 0.8))
+
+
+@pytest.mark.parametrize("value", [0.1, -0.3])
+def test_nothing_is_left_of_a_constant_alone(value):
+    spectrum = stft(np.full(512 + 256 * 99, value), 512, 256)
+    left = without_offset(spectrum, load_recipe("default").input)
+    # The rest is 0 but for the rounding of a difference, the root of 1e-16 of the constant's power.
+    assert np.abs(left).max() < 1e-6 * np.abs(spectrum).max()
+
+
 # --- Narrow bands ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "n_bins, is_filled", [(48, False), (56, True), (128, True), (232, True), (240, False)]
+)
+def test_what_lies_above_the_band_mirrors_its_upper_half(n_bins, is_filled):
+    spectrum = stft(np.random.default_rng(0).standard_normal(512 + 256 * 99), 512, 256)
+    spectrum[:, n_bins:] = 0
+    bins = np.arange(257)
+    if is_filled:  # bands from 2 to 7.5 kHz
+        upper_half = np.arange(n_bins // 2, n_bins)
+        bins[n_bins:] = np.resize([*upper_half[::-1], *upper_half], 257 - n_bins)
+    magnitude = np.abs(spectrum)[:, bins]
+    level = np.log(np.mean(magnitude**2)) / 2
+    log = np.log(magnitude + 1e-8)
+    expected = [np.percentile(log, p, axis=0, method="nearest") for p in (10, 20, 50, 80)]
+    frames, statistics = frames_and_statistics(spectrum, load_recipe("default").input)
+    # 1e-8 is added to magnitudes of 1e-3 and more before the level is measured.
+    np.testing.assert_allclose(frames, np.maximum(log - level, -9.2), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        statistics[0], np.maximum(np.array(expected) - level, -9.2), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 12000, 14000])

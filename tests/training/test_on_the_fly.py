@@ -219,6 +219,18 @@ def test_a_segment_repeats_audio_that_is_too_short():
     np.testing.assert_array_equal(segment(np.arange(100), 25, rng, at_start=True), np.arange(25))
 
 
+def test_a_segment_begins_anywhere():
+    rng = np.random.default_rng(0)
+    # All but surely each of 11 or 10 places is drawn in 300 times: a miss has a chance of 1e-11.
+    assert {segment(np.arange(35), 25, rng)[0] for _ in range(300)} == set(range(11))
+    assert {segment(np.arange(10), 25, rng)[0] for _ in range(300)} == set(range(10))
+
+
+def test_a_batch_that_devices_cannot_share_is_named():
+    with pytest.raises(InputError, match=r"64 frames .* by 3 devices; .* a multiple of 48"):
+        stream(share=Share(n_devices=3))
+
+
 @pytest.mark.parametrize("speed", [0.75, 1.3])
 def test_faster_noise_sounds_higher(speed):
     tone = np.sin(2 * np.pi * 500 * np.arange(round(SEGMENT_SAMPLES * speed) + 1) / 16000)
