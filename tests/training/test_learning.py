@@ -6,7 +6,7 @@ import pytest
 from speech_enhancement.features import N_FREQ
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.network import Scaler, build_network, load_model
-from speech_enhancement.recipe import Input, Network, Recipe
+from speech_enhancement.recipe import Input, Network, Postprocessing, Recipe, Target
 from speech_enhancement.recipe import Training as Schedule
 from speech_enhancement.training.devices import Share
 from speech_enhancement.training.options import TrainingOptions
@@ -29,10 +29,10 @@ class RandomBatches:
         return iter(self.all)
 
 
-def make_training(workspace, evaluated=None, network=None, **schedule):
+def make_training(workspace, evaluated=None, sections=None, **schedule):
     """Make a training of a small network of one frame of context."""
-    network = {"hidden_layers": 1, "hidden_units": 4, "dropout": 0.0, **(network or {})}
-    recipe = Recipe(Input(n_concat=1), Network(**network), training=Schedule(**schedule))
+    network = Network(hidden_layers=1, hidden_units=4, dropout=0.0)
+    recipe = Recipe(Input(n_concat=1), network, training=Schedule(**schedule), **(sections or {}))
     options = TrainingOptions(workspace=str(workspace), te_snr=0.0)
     evaluated = evaluated or {"tr_loss": RandomBatches(3)}
     data = TrainingData(None, evaluated, SCALER, {"training data": "made up"})
@@ -154,3 +154,24 @@ def test_the_averaged_weights_are_evaluated_and_saved(tmp_path):
     ]
     assert training.stats[-1]["valid_loss"] == pytest.approx(losses[0], rel=1e-5)
     assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize("output", ["log_magnitude", "log_magnitude_and_mask"])
+def test_global_variance_is_that_of_clean_speech_over_that_of_the_outputs(tmp_path, output):
+    batches = RandomBatches(5, 2)
+    if output == "log_magnitude_and_mask":  # targets of speech and, at another level, mixture
+        batches.all = [(x, np.stack([y, 10 * y], axis=2)) for x, y in batches.all]
+    sections = {"target": Target(output), "postprocessing": Postprocessing(global_variance=True)}
+    training = make_training(tmp_path, {"tr_loss": batches}, sections)
+    clean = [y if output == "log_magnitude" else y[:, :, 0] for _, y in batches.all]
+    results = [training.result.predict_on_batch(inputs) for inputs, _ in batches.all]
+    outputs = [result[..., :N_FREQ] for result in results]  # without the mask
+    reference, estimate = (
+        np.std(np.concatenate([*map(np.ravel, values)])) for values in (clean, outputs)
+    )
+    # Single precision.
+    assert training.settings().gv_beta == pytest.approx(reference / estimate, rel=1e-4)
+
+
+def test_without_global_variance_the_output_stays_as_it_is(tmp_path):
+    assert make_training(tmp_path).settings().gv_beta == 1
