@@ -183,7 +183,7 @@ def test_the_shares_of_several_processes_make_the_batch_of_one():
             np.concatenate([inputs[1] for inputs, _ in shared]), statistics
         )
         np.testing.assert_array_equal(np.concatenate([targets for _, targets in shared]), y)
-    with pytest.raises(InputError, match="cannot be shared by 3 devices"):
+    with pytest.raises(InputError, match=r"cannot be shared by 3 devices; .* a multiple of 48"):
         stream(share=Share(0, 1, 3))
 
 
@@ -224,11 +224,6 @@ def test_a_segment_begins_anywhere():
     # All but surely each of 11 or 10 places is drawn in 300 times: a miss has a chance of 1e-11.
     assert {segment(np.arange(35), 25, rng)[0] for _ in range(300)} == set(range(11))
     assert {segment(np.arange(10), 25, rng)[0] for _ in range(300)} == set(range(10))
-
-
-def test_a_batch_that_devices_cannot_share_is_named():
-    with pytest.raises(InputError, match=r"64 frames .* by 3 devices; .* a multiple of 48"):
-        stream(share=Share(n_devices=3))
 
 
 @pytest.mark.parametrize("speed", [0.75, 1.3])
