@@ -19,7 +19,11 @@ from speech_enhancement.errors import InputError
 from speech_enhancement.evaluation.measures import si_sdr
 from speech_enhancement.features import stft
 from speech_enhancement.network.network import load_model, save_model
-from speech_enhancement.network_input import frames_and_statistics, without_offset
+from speech_enhancement.network_input import (
+    OffsetStream,
+    frames_and_statistics,
+    without_offset,
+)
 from speech_enhancement.recipe import load_recipe
 
 LSB = 2**-15
@@ -145,8 +149,12 @@ def test_as_much_of_a_constant_is_taken_out_as_it_is_large_and_steady():
         shares[frame] = np.clip(abs(mean) / recent.std() / 1.5 - 1, 0, 1)
         amount = np.sign(mean) * max(abs(mean) - 0.03 * np.sqrt(rest), 0) * shares[frame]
         expected[frame] = spectrum[frame] - amount * of_one
-    found = without_offset(spectrum, settings)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)  # differences of long sums
+    for n_at_once in (200, 70, 7):  # at once, or in parts as a stream has them
+        stream, starts = OffsetStream(settings), range(0, n_frames, n_at_once)
+        parts = [spectrum[start : start + n_at_once] for start in starts]
+        found = [stream.add(part, is_last=part is parts[-1]) for part in parts]
+        # Differences of long sums.
+        np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=1e-10)
     assert shares.min() == 0 and shares.max() == 1 and np.any((shares > 0.2) & (shares < 0.8))
 
 
@@ -162,11 +170,20 @@ def test_nothing_is_left_of_a_constant_alone(value):
 
 
 @pytest.mark.parametrize(
-    "n_bins, is_filled", [(48, False), (56, True), (128, True), (232, True), (240, False)]
+    "n_bins, level_above, is_filled",
+    [
+        (48, 0, False),
+        (56, 0, True),
+        (128, 0, True),
+        (128, 1e-4, True),  # 80 dB lower: none
+        (128, 3e-3, False),  # 50 dB lower: soft, but signal
+        (232, 0, True),
+        (240, 0, False),
+    ],
 )
-def test_what_lies_above_the_band_mirrors_its_upper_half(n_bins, is_filled):
+def test_what_lies_above_the_band_mirrors_its_upper_half(n_bins, level_above, is_filled):
     spectrum = stft(np.random.default_rng(0).standard_normal(512 + 256 * 99), 512, 256)
-    spectrum[:, n_bins:] = 0
+    spectrum[:, n_bins:] *= level_above
     bins = np.arange(257)
     if is_filled:  # bands from 2 to 7.5 kHz
         upper_half = np.arange(n_bins // 2, n_bins)
