@@ -5,10 +5,12 @@ import csv
 import functools
 import hashlib
 import io
+import mmap
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -17,6 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from speech_enhancement.errors import InputError, foreseen_disk_error, require_file
+
+MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
 
 
 @contextlib.contextmanager
@@ -124,6 +128,38 @@ def write_bytes(path: str, content: bytes | bytearray | memoryview) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
+
+
+def write_at(path: str, start: int, content: np.ndarray) -> None:
+    """Write an array into a file that is long enough, from byte `start` on.
+
+    Through a memory map where the system has one: processes that write() to one file wait for each
+    other, and packing took 1.8 times as long.
+    """
+    with open(path, "r+b") as file:
+        if not _copy_into_map(file.fileno(), start, content):
+            file.seek(start)
+            file.write(content.data)
+
+
+def _copy_into_map(descriptor: int, start: int, content: np.ndarray) -> bool:
+    """Copy an array into a file through a memory map.
+
+    Returns:
+      False where the system cannot map the file, or has no space for it; then nothing is copied.
+    """
+    if sys.platform != "linux":
+        return False
+    before = start % mmap.ALLOCATIONGRANULARITY
+    try:
+        with mmap.mmap(descriptor, before + content.nbytes, offset=start - before) as pages:
+            # Finds space for all pages now, or says that there is none; copying would end the
+            # process for it.
+            pages.madvise(MADV_POPULATE_WRITE)
+            pages[before:] = content.data.cast("B")
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: str, content: str) -> None:

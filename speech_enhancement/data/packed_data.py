@@ -23,7 +23,7 @@ from speech_enhancement.data.mixture_features import check_features, n_frames_of
 from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.features import N_FREQ, RunningStatistics, moments
-from speech_enhancement.files import read_npz, replacing, write_npz
+from speech_enhancement.files import read_npz, replacing, write_at, write_npz
 from speech_enhancement.network_input import (
     Scaler,
     frames_and_statistics,
@@ -177,9 +177,7 @@ class NewPacked:
     def write(self, name: str, first_row: int, rows: np.ndarray) -> None:
         """Write float32 rows of x or y, from `first_row` on."""
         start, width = self._places[name]
-        with open(self._path, "r+b") as file:
-            file.seek(start + first_row * width)
-            file.write(np.ascontiguousarray(rows, np.float32).data)
+        write_at(self._path, start + int(first_row) * width, np.ascontiguousarray(rows, np.float32))
 
     def set_fingerprint(self, fingerprint: str) -> None:
         """Say what tells this content from any other: 64 characters."""
