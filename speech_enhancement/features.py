@@ -3,6 +3,8 @@
 Pure functions of arrays: no files, no printing. Arrays are time first.
 """
 
+import functools
+
 import numpy as np
 
 from config import log_epsilon, n_overlap, n_window
@@ -71,6 +73,12 @@ def window_scale(n_window: int) -> float:
     return float(np.sqrt(np.sum(np.hamming(n_window) ** 2)))
 
 
+@functools.cache
+def _unit_window(n_window: int) -> np.ndarray:
+    """Return the window that `stft` multiplies by, (n_window,), of unit energy."""
+    return np.hamming(n_window) / window_scale(n_window)
+
+
 def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
     """Return the short-time Fourier transform of real audio, Hamming window, no padding.
 
@@ -89,8 +97,7 @@ def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
         raise ValueError(
             f"audio must be 1-D with at least n_window={n_window} samples, got shape {audio.shape}"
         )
-    window = np.hamming(n_window)
-    window = (window / window_scale(n_window)).astype(np.result_type(audio, np.float32))
+    window = _unit_window(n_window).astype(np.result_type(audio, np.float32))
     frames = np.lib.stride_tricks.sliding_window_view(audio, n_window)[:: n_window - n_overlap]
     spectrum = np.empty((len(frames), n_window // 2 + 1), np.result_type(window, np.complex64))
     # Few enough at once to stay in the processor's cache.
