@@ -166,6 +166,8 @@ def _flac_frame(head: bytes) -> tuple[int, int] | None:
     """Return the number of a frame and its samples; None if these bytes begin no frame."""
     head = head.ljust(16, b"\0")
     code, rate_code = head[2] >> 4, head[2] & 15
+    if head[4] == 0xFF or head[4] >> 6 == 0b10:
+        return None  # no first byte of a number
     # Bytes of the number behind its first, as in UTF-8.
     n_more = max(0, 8 - (head[4] ^ 0xFF).bit_length() - 1)
     number = head[4] & (0x7F if n_more == 0 else 0x3F >> n_more)

@@ -165,6 +165,12 @@ def test_a_flac_of_unknown_or_wrong_length(tmp_path, capsys, announced):
     assert ("announces 1000 samples, 30000 found" in capsys.readouterr().out) == (announced == 1000)
 
 
+@pytest.mark.parametrize("number", [b"\xff" * 12, b"\x85" + bytes(11)])
+def test_bytes_that_look_like_a_flac_frame_but_have_no_number_change_nothing(tmp_path, number):
+    (tmp_path / "a.flac").write_bytes(flac(tmp_path) + b"\xff\xf8\xc9\xcc" + number)
+    check(tmp_path / "a.flac", SAMPLES)
+
+
 @pytest.mark.parametrize("n_parts", [2, 3])
 def test_joined_flac_is_read_to_its_end(tmp_path, n_parts):
     (tmp_path / "a.flac").write_bytes(flac(tmp_path) * n_parts)
