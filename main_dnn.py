@@ -1,13 +1,13 @@
 """Train the network on packed features or on mixtures made on the fly, and enhance with it."""
 
 import argparse
-import os
 
 from speech_enhancement.command_line import (
     add_step,
     add_training_choice,
     decibels,
     positive_float,
+    positive_int,
     run_step,
 )
 from speech_enhancement.errors import InputError
@@ -15,10 +15,6 @@ from speech_enhancement.network.export import FORMATS, export
 from speech_enhancement.training.options import TrainingOptions, add_flags
 from speech_enhancement.workspace import (
     find_training,
-)
-
-SHIPPED_MODEL = os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), "pretrained", "model.keras"
 )
 
 # --- train ------------------------------------------------------------------------------------
@@ -57,48 +53,19 @@ def inference(
 # --- enhance ----------------------------------------------------------------------------------
 
 
-def enhance(
-    inputs: list[str],
-    output_dir: str | None = None,
-    model: str = SHIPPED_MODEL,
-    overwrite: bool = False,
-    attenuation_limit: float | None = None,
-) -> int:
-    """Clean recordings of any length, format, sample rate and number of channels.
+def enhance(live: bool = False, list_devices: bool = False, **flags) -> int | None:
+    """Clean recordings, or sound while it is heard; the flags are those of enhancement.enhance."""
+    from speech_enhancement.enhancement import enhance, live_sound
 
-    The outputs have the name, format, sample rate, channels and length of the inputs, without
-    delay. `-` means a WAV from standard input, which goes to standard output while it comes: after
-    5.5 s at first, then 3.6 s behind.
-
-    Working set: the network, and some seconds of each channel.
-
-    Args:
-      inputs: files, folders with files, or "-" alone.
-      output_dir: folder to write in.
-      model: a model that train saved.
-      overwrite: whether outputs that exist are written anew.
-      attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets
-        no limit.
-    Returns:
-      0, or 1 if some of several files could not be done; they are named.
-    Raises:
-      InputError: the only file cannot be done, or the flags do not fit together.
-    """
-    from speech_enhancement.enhancement.pipe import enhance_stream
-    from speech_enhancement.enhancement.recordings import enhance_files
-    from speech_enhancement.network.network import load_model
-
-    is_stream = inputs == ["-"]
-    if is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
-        raise InputError(
-            "expected files and an --output_dir, or - alone for standard input to standard output"
-        )
-    network, settings = load_model(model)
-    smallest_gain = 0.0 if attenuation_limit is None else 10 ** (-attenuation_limit / 20)
-    if is_stream:
-        enhance_stream(network, settings, smallest_gain)
-        return 0
-    return enhance_files(network, settings, inputs, output_dir, overwrite, smallest_gain)
+    given = {name: value for name, value in flags.items() if value not in (None, False)}
+    if list_devices:
+        return live_sound.list_devices()
+    only_live = [name for name in ("rate", "devices") if name in given]
+    only_files = [name for name in ("output_dir", "overwrite") if name in given]
+    misplaced = only_files if live else only_live
+    if misplaced:
+        raise InputError(f"--{misplaced[0]} goes {'without' if live else 'with'} --live")
+    return enhance.enhance_live(**given) if live else enhance.enhance(**given)
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -155,12 +122,12 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
     add = cleaning.add_argument
     add(
         "inputs",
-        nargs="+",
+        nargs="*",
         metavar="INPUT",
         help="audio files, folders of them, or - for a WAV from standard input",
     )
     add("--output_dir", help="folder to write the enhanced files in, under their own names")
-    add("--model", default=SHIPPED_MODEL, help="a model that train saved")
+    add("--model", help="a model that train saved, or an exported one with memory; default: ours")
     add("--overwrite", action="store_true", help="write outputs anew that exist")
     add(
         "--attenuation_limit",
@@ -168,6 +135,15 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
         metavar="DB",
         help="attenuate nothing by more than so many dB; default: no limit",
     )
+    add("--live", action="store_true", help="clean the microphone, or -, while it is heard")
+    add("--rate", type=positive_int, metavar="HZ", help="-: raw 16-bit mono samples at this rate")
+    add(
+        "--devices",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="microphone and loudspeaker, number or name; default: the system's",
+    )
+    add("--list_devices", action="store_true", help="print the sound devices instead")
 
 
 def iteration_or_best(text: str) -> int | str:

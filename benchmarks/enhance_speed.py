@@ -19,10 +19,11 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import sample_rate, stft_settings
-from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
 from speech_enhancement.enhancement.recordings import enhance_file
-from speech_enhancement.network.network import Settings, build_network, load_model
+from speech_enhancement.network.architectures import build_network
+from speech_enhancement.network.network import Settings, load_model
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.parallel import n_cores
 from speech_enhancement.progress import Progress

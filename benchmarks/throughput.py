@@ -304,13 +304,14 @@ def measure_memory(corpus: Path, out: Path) -> None:
 def measure_scoring(corpus: Path, out: Path) -> None:
     """Print how fast the test set is enhanced, and scored by one core and by all."""
     import main_dnn
+    from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
     from speech_enhancement.network.network import load_model
 
     workspace = out / "scoring"
     test_set(corpus, workspace, RECIPE)
     target = workspace / "models/0db/md_0iters.keras"
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(main_dnn.SHIPPED_MODEL, target)
+    shutil.copy(SHIPPED_MODEL, target)
     load_model(str(target))  # start-up is left out
 
     waves = (workspace / "mixed_audios/spectrogram/test/0db").iterdir()

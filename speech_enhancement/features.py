@@ -7,11 +7,12 @@ import functools
 
 import numpy as np
 
-from config import log_epsilon, n_overlap, n_window
+from config import log_epsilon, n_overlap, n_window, sample_rate
 from spectrogram_to_wave import recover_wav
 
 N_FREQ = n_window // 2 + 1  # frequency bins of a frame
 N_HOP = n_window - n_overlap  # samples from one frame to the next
+FRAMES_PER_SECOND = sample_rate / N_HOP
 FRAMES_AT_ONCE = 64  # transformed together
 
 
@@ -30,7 +31,7 @@ def level_gain(peak_of_recording: float) -> float:
 
     This is the one definition of the level. Mixtures are scaled by it when they are made, on disk
     and on the fly; recordings are when they are enhanced with a recipe that does not normalise the
-    level in a window (level_window_s = 0). Silence keeps its level.
+    level around each frame. Silence keeps its level.
     """
     return 1 / peak_of_recording if peak_of_recording > 0 else 1.0
 
@@ -124,6 +125,12 @@ def istft(
     n_window = 2 * (spectrum.shape[1] - 1)
     wave = recover_wav(magnitude, spectrum, n_overlap, np.hamming, n_samples)
     return window_scale(n_window) * wave
+
+
+def power_of_frames(spectrum: np.ndarray) -> np.ndarray:
+    """Return the mean power of the bins of each frame, (n_frames,)."""
+    parts = spectrum.view(spectrum.real.dtype)  # real and imaginary, side by side
+    return np.einsum("ij,ij->i", parts, parts) / spectrum.shape[1]
 
 
 def hz_to_bark(frequency: np.ndarray) -> np.ndarray:

@@ -11,11 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import log_epsilon, n_window, sample_rate
-from speech_enhancement.features import N_HOP, context_windows, log_magnitude, window_scale
+from config import log_epsilon
+from speech_enhancement.constant_offset import without_offset
+from speech_enhancement.features import (
+    FRAMES_PER_SECOND,
+    context_windows,
+    log_magnitude,
+    power_of_frames,
+)
 from speech_enhancement.recipe import Input, Recipe
 
-FRAMES_PER_SECOND = sample_rate / N_HOP
 FRAMES_PER_ESTIMATE = 32  # level and percentiles are computed anew every 0.5 s
 FLOOR = 9.2  # 80 dB in nepers: what lies so far below the level is lifted to there
 SILENCE = 1e-6  # a frame with less of the power of the loudest frame around it holds no signal
@@ -24,11 +29,8 @@ FRAMES_PER_LOOK = 8  # one of so many frames is looked at for the upper end of t
 BAND_BINS = 8  # 250 Hz: in such steps
 NARROWEST = 64  # bins, 2 kHz, of a band that is still filled up
 WIDEST = 240  # bins, 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is
-OFFSET_FRAMES = round(FRAMES_PER_SECOND)  # 1 s, in which a constant is looked for
-OFFSET_SHARE = 0.03  # of the root mean square: a constant up to there does no harm and is left
-OFFSET_SPREAD = 1.5  # standard deviations of the frames' means; what has fewer is deep noise
+LOWEST_OF_LEVEL = 2  # bins up to 31 Hz hold what a constant leaks
 FIRST_FRAMES_WITHIN = 312  # 5 s, in which the first frames with signal are looked for
-CONSTANT = np.fft.rfft(np.hamming(n_window)) / window_scale(n_window)  # a frame of ones
 
 
 def frames_and_statistics(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +53,8 @@ def normalized(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.nd
     magnitude, as in noise-aware training, [1], as far as we know it: z = (1/T) sum of y_t,
     t = 1..T. With "percentiles" it is some percentiles of each bin's log magnitude over the window
     of level_window_s seconds around the frame; the window is moved inwards at the ends of a
-    recording. Both are of frames that hold signal; see least_power.
+    recording. Both are of frames that hold signal; see least_power. With level_memory_s there are
+    no statistics; see RunningLevel.
 
     Args:
       spectrum: (n_frames, n_freq) complex, as without_offset returns it.
@@ -59,9 +62,10 @@ def normalized(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.nd
     Returns:
       frames, statistics: as frames_and_statistics returns them.
     """
+    if settings.level_memory_s > 0:
+        return RunningLevel(settings).add(spectrum)
     if settings.noise_estimate == "none":
-        frames = log_magnitude(spectrum, settings.floor_db)
-        return frames, np.empty((len(frames), 0, frames.shape[1]), frames.dtype)
+        return without_statistics(log_magnitude(spectrum, settings.floor_db))
     if settings.noise_estimate == "first_frames":
         frames = log_magnitude(spectrum, settings.floor_db)
         estimate = first_frames_estimate(frames, power_of_frames(spectrum), settings.first_frames)
@@ -71,6 +75,46 @@ def normalized(spectrum: np.ndarray, settings: Input) -> tuple[np.ndarray, np.nd
     estimates = window_estimates(measured, starts, width, settings.percentiles)
     of_frame = np.minimum(np.arange(len(spectrum)) // FRAMES_PER_ESTIMATE, len(starts) - 1)
     return less_level(measured, estimates, of_frame), estimates.statistics[of_frame]
+
+
+def without_statistics(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n_frames, n_freq) frames, and the statistics (n_frames, 0, n_freq) of none."""
+    return frames, np.empty((len(frames), 0, frames.shape[1]), frames.dtype)
+
+
+# --- The level of what came so far --------------------------------------------------------------
+
+
+class RunningLevel:
+    """Takes the level out of frames that arrive in parts, knowing only what came before.
+
+    The level of frame t is the mean power of the frames up to t that hold signal, each weighted by
+    exp(-n / N) if n of them came after it; N frames are level_memory_s seconds. Frames hold none
+    that lie 60 dB below the loudest so far: digital silence keeps the level. The lowest bins do not
+    count, and look to the network like the next: so a constant does no harm.
+
+    Args:
+      settings: the recipe's section [input].
+    """
+
+    def __init__(self, settings: Input):
+        self._kept = np.exp(-1 / (settings.level_memory_s * FRAMES_PER_SECOND))
+        self._floor_db = settings.floor_db
+        self._power = self._weight = self._loudest = 0.0
+
+    def add(self, spectrum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take in (n_frames, n_freq) complex; return frames and statistics, see normalized."""
+        power = power_of_frames(np.ascontiguousarray(spectrum[:, LOWEST_OF_LEVEL:]))
+        levels = np.empty((len(power), 1), spectrum.real.dtype)
+        for index, of_frame in enumerate(power.tolist()):
+            self._loudest = max(self._loudest, of_frame)
+            if of_frame > SILENCE * self._loudest:
+                self._power = self._kept * self._power + of_frame
+                self._weight = self._kept * self._weight + 1
+            levels[index] = self._power / max(self._weight, 1)
+        frames = log_magnitude(spectrum, self._floor_db) - np.log(levels + log_epsilon**2) / 2
+        frames[:, :LOWEST_OF_LEVEL] = frames[:, LOWEST_OF_LEVEL, None]
+        return without_statistics(np.maximum(frames, -FLOOR, out=frames))
 
 
 # --- What is measured of each frame -----------------------------------------------------------
@@ -93,12 +137,6 @@ class Measured(NamedTuple):
 def measure(spectrum: np.ndarray, floor_db: float) -> Measured:
     """Measure (n_frames, n_freq) complex frames."""
     return Measured(log_magnitude(spectrum, floor_db), power_of_frames(spectrum), spectrum)
-
-
-def power_of_frames(spectrum: np.ndarray) -> np.ndarray:
-    """Return the mean power of the bins of each frame, (n_frames,)."""
-    parts = spectrum.view(spectrum.real.dtype)  # real and imaginary, side by side
-    return np.einsum("ij,ij->i", parts, parts) / spectrum.shape[1]
 
 
 def least_power(power: np.ndarray) -> float:
@@ -160,75 +198,6 @@ def filled(log: np.ndarray, end: int) -> np.ndarray:
     upper_half = np.arange(top // 2, top)
     source = np.resize(np.concatenate([upper_half[::-1], upper_half]), log.shape[1] - top)
     return np.concatenate([log[:, :top], log[:, source]], axis=1)
-
-
-# --- A constant offset ------------------------------------------------------------------------
-
-
-def without_offset(spectrum: np.ndarray, settings: Input) -> np.ndarray:
-    """Return (n_frames, n_freq) frames of a recording without its constant; see OffsetStream."""
-    return OffsetStream(settings).add(spectrum, is_last=True)
-
-
-class OffsetStream:
-    """Takes a constant (DC) out of spectra that arrive in parts, for recipes with a level window.
-
-    The constant at a frame is the mean of the OFFSET_FRAMES frames that end with it; frames near
-    the start have that of the first OFFSET_FRAMES. The part of it that exceeds OFFSET_SHARE of the
-    root mean square of the rest over level_window_s seconds is taken out, if the constant is
-    steady: nothing up to OFFSET_SPREAD times the standard deviation of the frames' means, all from
-    twice that on. So recordings without a constant stay as they are to the last bit, however deep
-    their noise is.
-    """
-
-    def __init__(self, settings: Input):
-        self._width = round(settings.level_window_s * FRAMES_PER_SECOND)
-        self._waiting: np.ndarray | None = None  # the first frames, until there are enough
-        self._past = np.empty((2, 0))  # bin 0 and power of the frames before
-        self._has_begun = False
-
-    def add(self, spectrum: np.ndarray, is_last: bool) -> np.ndarray:
-        """Take in (n_frames, n_freq) complex; return the frames that are ready."""
-        if self._width == 0:
-            return spectrum
-        if not self._has_begun:
-            if self._waiting is not None:
-                spectrum = np.concatenate([self._waiting, spectrum])
-            self._waiting = spectrum
-            if len(spectrum) < OFFSET_FRAMES and not is_last:
-                return spectrum[:0]
-            self._has_begun, self._waiting = True, None
-        new = np.stack([spectrum[:, 0].real, power_of_frames(spectrum)]).astype(np.float64)
-        frames = np.concatenate([self._past, new], axis=1)
-        amount = offsets(*frames, self._width)[self._past.shape[1] :, None]
-        self._past = frames[:, -self._width :]
-        if not amount.any():
-            return spectrum
-        return spectrum - amount.astype(spectrum.real.dtype) * CONSTANT.astype(spectrum.dtype)
-
-
-def offsets(bin_0: np.ndarray, power: np.ndarray, width: int) -> np.ndarray:
-    """Return how much of a constant is to be taken out of each frame, (n_frames,).
-
-    Args:
-      bin_0: (n_frames,), the real parts of the bins at 0 Hz.
-      power: (n_frames,) as power_of_frames returns it.
-      width: frames before each, itself included, whose root mean square it is compared with.
-    """
-    ends = np.maximum(np.arange(len(bin_0)) + 1, min(OFFSET_FRAMES, len(bin_0)))
-
-    def mean_of_last(values: np.ndarray, n_frames: int) -> np.ndarray:
-        sums = np.concatenate([[0], np.cumsum(values)])
-        starts = np.maximum(ends - n_frames, 0)
-        return (sums[ends] - sums[starts]) / (ends - starts)
-
-    constants = bin_0 / CONSTANT[0].real
-    mean = mean_of_last(constants, OFFSET_FRAMES)
-    spread = np.sqrt(np.maximum(mean_of_last(constants**2, OFFSET_FRAMES) - mean**2, 0))
-    rest = mean_of_last(power, width) - mean**2 * power_of_frames(CONSTANT[None])[0]
-    excess = np.maximum(np.abs(mean) - OFFSET_SHARE * np.sqrt(np.maximum(rest, 0)), 0)
-    steadiness = np.abs(mean) / np.maximum(spread, 1e-30) / OFFSET_SPREAD - 1
-    return np.sign(mean) * excess * np.clip(steadiness, 0, 1)
 
 
 # --- Estimates of noise and level -------------------------------------------------------------

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from speech_enhancement.errors import InputError, MissingFileError
 
-RECIPES_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "recipes")
+PROGRAM_DIR = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+RECIPES_DIR = os.path.join(PROGRAM_DIR, "recipes")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Input:
     """What the network sees; recipes/original.toml explains each name, here and below."""
 
     n_concat: int = 7
+    look_ahead: int = 0
     level_window_s: float = 0.0
+    level_memory_s: float = 0.0
     floor_db: float = 0.0
     noise_estimate: str = "none"
     first_frames: int = 6
@@ -30,11 +33,23 @@ class Input:
             self.noise_estimate
         ]
 
+    @property
+    def follows_level(self) -> bool:
+        """Whether the level around a frame is subtracted; else the whole recording is scaled."""
+        return self.level_window_s > 0 or self.level_memory_s > 0
+
+    @property
+    def borders(self) -> tuple[int, int]:
+        """How many frames before and after a frame are given to the network with it."""
+        n_side = (self.n_concat - 1) // 2
+        return n_side, n_side + self.look_ahead
+
 
 @dataclass(frozen=True)
 class Network:
     """Layers and regularisation."""
 
+    kind: str = "window"
     hidden_layers: int = 3
     hidden_units: int = 2048
     activation: str = "relu"
@@ -42,6 +57,8 @@ class Network:
     residual: bool = False
     input_dropout: float = 0.0
     dropout: float = 0.2
+    memory_units: int = 384
+    dilations: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class Training:
 
     snr_db: tuple = (0.0,)
     snr_range_db: tuple = ()
+    narrow_band: float = 0.0
     learning_rate: float = 1e-4
     warm_up: int = 0
     cosine_decay: bool = False
@@ -78,6 +96,10 @@ class TrainingNoise:
     speed: bool = False
     synthetic: float = 0.0
     equalization_db: float = 0.0
+    bursts: float = 0.0
+    two_noises: float = 0.0
+    level_steps: float = 0.0
+    babble: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,7 @@ class Recipe:
 
 
 _CHOICES = {
+    "kind": ("window", "memory"),
     "noise_estimate": ("none", "first_frames", "percentiles"),
     "output": ("log_magnitude", "mask", "log_magnitude_and_mask"),
     "loss": ("mean_absolute_error", "mean_squared_error", "compressed_magnitude"),
@@ -143,6 +166,12 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
         **{name: _section(sections[name], content[name], f"{path} [{name}]") for name in content}
     )
     _check_input(recipe.input, f"{path} [input]")
+    if recipe.network.kind == "memory":
+        _check_memory(recipe, path)
+    elif recipe.input.look_ahead or recipe.input.level_memory_s:
+        raise InputError(
+            f'{path}: look_ahead and level_memory_s are for networks of the kind "memory"; fix it'
+        )
     if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
         raise InputError(
             f"{path} [target]: output mask and loss compressed_magnitude go together; fix it"
@@ -179,6 +208,27 @@ def _check_input(settings: Input, where: str) -> None:
     if not settings.percentiles or not all(0 <= percent <= 100 for percent in settings.percentiles):
         raise InputError(
             f"{where}: expected percentiles from 0 to 100, found {settings.percentiles}; fix it"
+        )
+
+
+def _check_memory(recipe: Recipe, path: str) -> None:
+    """Raise InputError unless the values of a recipe fit a network with memory."""
+    settings = recipe.input
+    windows = settings.n_concat, settings.noise_estimate, settings.level_window_s
+    if windows != (1, "none", 0) or settings.level_memory_s <= 0 or settings.look_ahead < 0:
+        raise InputError(
+            f'{path} [input]: expected n_concat 1, noise_estimate "none", level_window_s 0, '
+            'level_memory_s above 0 and a look_ahead for a network of the kind "memory"; fix it'
+        )
+    dilations = recipe.network.dilations
+    if not dilations or not all(number == int(number) >= 1 for number in dilations):
+        raise InputError(
+            f"{path} [network]: expected dilations of 1 frame or more, found {dilations}; fix it"
+        )
+    if recipe.target.output != "mask":
+        raise InputError(
+            f'{path}: expected the output "mask" of a network of the kind "memory", '
+            f'found "{recipe.target.output}"; fix it'
         )
 
 

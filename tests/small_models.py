@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 
 from config import stft_settings
-from speech_enhancement.network.network import Settings, build_network, save_model
+from speech_enhancement.network.architectures import build_network
+from speech_enhancement.network.network import Settings, save_model
 from speech_enhancement.network_input import Scaler
-from speech_enhancement.recipe import load_recipe
+from speech_enhancement.recipe import load_recipe, recipe_from_dict
 
 
 def make_model(path, name="default", bias=0.0):
@@ -31,6 +32,30 @@ def make_model(path, name="default", bias=0.0):
         model,
         Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler),
     )
+    return path
+
+
+def memory_recipe(look_ahead=0, dilations=(1, 2, 4)):
+    """Return the recipe `live` with a few small blocks."""
+    content = dataclasses.asdict(load_recipe("live"))
+    content["input"] |= {"look_ahead": look_ahead}
+    content["network"] |= {"hidden_units": 12, "memory_units": 20, "dilations": list(dilations)}
+    return recipe_from_dict(content, "test")
+
+
+def with_random_weights(model, seed=0, size=0.15):
+    """Set all weights of a network at random, those too that are 0 or 1 at first."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([size * rng.standard_normal(w.shape) for w in model.get_weights()])
+    return model
+
+
+def make_memory_model(path, look_ahead=0):
+    """Save a small network with memory with random weights."""
+    recipe = memory_recipe(look_ahead)
+    scaler = Scaler(np.full(257, -1.0), np.full(257, 2.0), np.ones((0, 257)), np.ones((0, 257)))
+    settings = Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler)
+    save_model(str(path), with_random_weights(build_network(recipe, 257, 0)), settings)
     return path
 
 

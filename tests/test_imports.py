@@ -27,12 +27,12 @@ def name_of(path):
 def rooms_imported(path):
     """Yield the room of each module of ours that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in getattr(node, "names", [])]
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module or PACKAGE}.{name}" for name in names]
-        else:
-            modules = names if isinstance(node, ast.Import) else []
-        for module in modules:
+            names = [f"{node.module or PACKAGE}.{name}" for name in names]
+        for module in names:
             first, *rest = module.split(".")
             if first == PACKAGE:
                 yield rest[0] if rest and rest[0] in MAY_IMPORT else PACKAGE

@@ -126,8 +126,9 @@ def test_the_scripts_find_their_own_files_through_links_and_from_any_folder(tmp_
     (tmp_path / "program").symlink_to(ROOT)
     (tmp_path / "script.py").symlink_to(ROOT / "main_dnn.py")
     code = "import sys, runpy; sys.argv = [sys.argv[1], '--help']\n"
-    code += "try: names = runpy.run_path(sys.argv[0])\nexcept SystemExit: pass\n"
-    code += "import os; print(os.path.isfile(names['SHIPPED_MODEL']))"
+    code += "try: runpy.run_path(sys.argv[0])\nexcept SystemExit: pass\n"
+    code += "from speech_enhancement.enhancement.enhance import SHIPPED_MODEL\n"
+    code += "import os; print(os.path.isfile(SHIPPED_MODEL))"
     for script in ("script.py", "program/main_dnn.py"):
         command = [sys.executable, "-c", code, script]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

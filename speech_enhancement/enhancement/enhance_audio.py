@@ -12,7 +12,9 @@ import numpy as np
 
 from config import n_overlap, n_window, sample_rate
 from spectrogram_to_wave import overlap_add
+from speech_enhancement.constant_offset import OffsetStream, without_offset
 from speech_enhancement.features import (
+    FRAMES_PER_SECOND,
     N_FREQ,
     N_HOP,
     istft,
@@ -24,22 +26,21 @@ from speech_enhancement.features import (
     window_scale,
 )
 from speech_enhancement.network.network import (
+    NetworkRun,
     Settings,
     estimate_magnitude,
     magnitude_of_output,
-    outputs_inside,
 )
 from speech_enhancement.network_input import (
     FIRST_FRAMES_WITHIN,
     FRAMES_PER_ESTIMATE,
-    FRAMES_PER_SECOND,
     Measured,
-    OffsetStream,
+    RunningLevel,
     first_frames_estimate,
     less_level,
     measure,
     window_estimates,
-    without_offset,
+    without_statistics,
 )
 from speech_enhancement.parallel import ahead
 from speech_enhancement.recipe import Input
@@ -57,7 +58,7 @@ def enhance_audio(model, settings: Settings, audio: np.ndarray) -> np.ndarray:
     Returns:
       (n_samples,) float64.
     """
-    gain = level_gain(peak(audio)) if settings.recipe.input.level_window_s == 0 else 1.0
+    gain = 1.0 if settings.recipe.input.follows_level else level_gain(peak(audio))
     whole_frames = gain * pad_to_whole_frames(audio, n_window, n_overlap)
     spectrum = without_offset(stft(whole_frames, n_window, n_overlap), settings.recipe.input)
     magnitude = estimate_magnitude(model, settings, spectrum)
@@ -71,7 +72,8 @@ class Ready(NamedTuple):
       spectrum: (n_frames, n_freq) complex64, at the level of the recording.
       gain: (n_frames, 1), what brings each frame to the level of all features; see
         features.level_gain.
-      frames: (n_frames + n_concat - 1, n_freq), with the neighbours of the first and the last.
+      frames: (n_frames + n_around, n_freq), with the neighbours of the first and the last; see
+        Input.borders.
       statistics: (n_frames, n_statistics, n_freq).
     """
 
@@ -90,12 +92,14 @@ class NormalizedStream:
         self._measured: Measured | None = None  # the frames from number self._first on
         self._first, self._n_done = 0, 0
         self._estimate: np.ndarray | None = None
+        self._level = RunningLevel(settings) if settings.level_memory_s > 0 else None
 
     def add(self, spectrum: np.ndarray, is_last: bool) -> tuple[np.ndarray, np.ndarray]:
         """Take in (n_frames, n_freq) complex; return what is ready: frames and statistics."""
+        if self._level is not None:
+            return self._level.add(spectrum)
         if self._settings.noise_estimate == "none":
-            log = log_magnitude(spectrum, self._settings.floor_db)
-            return log, np.empty((len(log), 0, log.shape[1]), log.dtype)
+            return without_statistics(log_magnitude(spectrum, self._settings.floor_db))
         measured = measure(spectrum, self._settings.floor_db)
         if self._measured is not None:
             measured = joined(self._measured, measured)
@@ -167,7 +171,7 @@ class Level:
     """
 
     def __init__(self, settings: Input, peak_of_recording: float | None):
-        self._in_window = settings.level_window_s > 0
+        self._is_followed = settings.follows_level
         self._known, self._peak = peak_of_recording, 0.0
         self._waiting, self._n_heard = np.empty((0, N_FREQ), np.complex64), 0
 
@@ -180,7 +184,7 @@ class Level:
           The frames whose level is known, (n_frames, n_freq), and the gain of each, (n_frames, 1)
           float32.
         """
-        if self._in_window:
+        if self._is_followed:
             gain = 1.0
         elif self._known is not None:
             gain = level_gain(self._known)
@@ -199,10 +203,17 @@ class FeatureStream:
     Args:
       settings: the recipe's section [input].
       peak_of_recording: see Level.
+      n_together: the number of frames that are ready is a multiple of it, but for the last ones.
     """
 
-    def __init__(self, settings: Input, peak_of_recording: float | None = None):
-        self._n_side = (settings.n_concat - 1) // 2
+    def __init__(
+        self,
+        settings: Input,
+        peak_of_recording: float | None = None,
+        n_together: int = FRAMES_PER_ESTIMATE,
+    ):
+        self._n_together = n_together
+        self._borders = settings.borders
         self._offset = OffsetStream(settings)
         self._level = Level(settings, peak_of_recording)
         self._normalized = NormalizedStream(settings)
@@ -234,7 +245,7 @@ class FeatureStream:
             self._held = Ready(*(array[:0] for array in new))
         spectrum, gain, frames, statistics = self._held
         if len(new.frames) and not len(frames):
-            frames = np.repeat(new.frames[:1], self._n_side, axis=0)
+            frames = np.repeat(new.frames[:1], self._borders[0], axis=0)
 
         spectrum, gain = np.concatenate([spectrum, new.spectrum]), np.concatenate([gain, new.gain])
         frames, statistics = (
@@ -242,18 +253,18 @@ class FeatureStream:
             np.concatenate([statistics, new.statistics]),
         )
         if is_last:
-            frames = np.pad(frames, ((0, self._n_side), (0, 0)), mode="edge")
+            frames = np.pad(frames, ((0, self._borders[1]), (0, 0)), mode="edge")
 
-        n_ready = max(0, len(frames) - 2 * self._n_side)
+        n_ready = max(0, len(frames) - sum(self._borders))
         if not is_last:
-            n_ready -= n_ready % FRAMES_PER_ESTIMATE  # segments of frames with the same statistics
+            n_ready -= n_ready % self._n_together  # segments of frames with the same statistics
         self._held = Ready(
             spectrum[n_ready:], gain[n_ready:], frames[n_ready:], statistics[n_ready:]
         )
         return Ready(
             spectrum[:n_ready],
             gain[:n_ready],
-            frames[: n_ready + 2 * self._n_side],
+            frames[: n_ready + sum(self._borders)],
             statistics[:n_ready],
         )
 
@@ -330,17 +341,24 @@ def _estimated(
     model, settings: Settings, ready_blocks, smallest_gain: float
 ) -> Iterator[tuple[list, list, bool]]:
     """Yield each channel's enhanced spectra and gains at the top, and whether they are the last."""
+    runs: list[NetworkRun] = []
     for channels, is_last in ready_blocks:
-        gains = [spectral_gain(model, settings, ready, smallest_gain) for ready in channels]
+        runs = runs or [NetworkRun(model, settings) for _ in channels]
+        gains = [
+            spectral_gain(run, settings, ready, smallest_gain)
+            for run, ready in zip(runs, channels, strict=True)
+        ]
         spectra = [ready.spectrum * gain for ready, gain in zip(channels, gains, strict=True)]
         yield spectra, [np.minimum(gain[:, TOP_BINS].mean(axis=1), 1) for gain in gains], is_last
 
 
-def spectral_gain(model, settings: Settings, ready: Ready, smallest_gain: float) -> np.ndarray:
+def spectral_gain(
+    run: NetworkRun, settings: Settings, ready: Ready, smallest_gain: float
+) -> np.ndarray:
     """Return what each bin is multiplied by, (n_frames, n_freq)."""
     if not len(ready.spectrum):
         return np.empty(ready.spectrum.shape, np.float32)
-    output = outputs_inside(model, settings, ready.frames, ready.statistics)
+    output = run.add(ready.frames, ready.statistics)
     if settings.recipe.target.output == "mask":
         gain = output
     else:

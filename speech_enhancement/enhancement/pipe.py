@@ -55,11 +55,11 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
 
     with file, foreseen_output_errors():
         check_signal("standard input", file.samplerate, file.channels)
-        if settings.recipe.input.level_window_s == 0:
+        if not settings.recipe.input.follows_level:
             print(PEAK_UNKNOWN, file=sys.stderr, flush=True)
 
         is_float = file.subtype in ("FLOAT", "DOUBLE")
-        blocks = stream_blocks(file)
+        blocks = stream_blocks(file, file.samplerate // 10)
         enhanced = enhanced_at_rate(
             model, settings, blocks, file.samplerate, file.channels, smallest_gain
         )
@@ -89,11 +89,11 @@ def foreseen_output_errors() -> Iterator[None]:
         raise foreseen from error
 
 
-def stream_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """Yield a tenth of a second at a time, until the stream ends."""
+def stream_blocks(file: soundfile.SoundFile, n_samples: int) -> Iterator[np.ndarray]:
+    """Yield n_samples of each channel at a time, until the stream ends."""
     n_read = 0
     try:
-        while len(samples := file.read(file.samplerate // 10, dtype="float32", always_2d=True)):
+        while len(samples := file.read(n_samples, dtype="float32", always_2d=True)):
             check_samples(samples, "standard input")
             n_read += len(samples)
             yield samples

@@ -194,7 +194,7 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
     Raises:
       InputError: the file cannot be read to its end, or the output cannot be written.
     """
-    peaks = peaks_of(source) if settings.recipe.input.level_window_s == 0 else None
+    peaks = None if settings.recipe.input.follows_level else peaks_of(source)
     with opened(source) as file, replacing(target) as temporary:
         kind = output_kind(file)
         is_float = file.subtype in ("FLOAT", "DOUBLE")

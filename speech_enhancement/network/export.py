@@ -10,8 +10,14 @@ import numpy as np
 
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing, write_bytes
+from speech_enhancement.network.architectures import WITHOUT_LOOK_AHEAD
 from speech_enhancement.network.network import Settings, load_model, save_model
-from speech_enhancement.network_input import FLOOR, FRAMES_PER_ESTIMATE
+from speech_enhancement.network_input import (
+    FLOOR,
+    FRAMES_PER_ESTIMATE,
+    LOWEST_OF_LEVEL,
+    SILENCE,
+)
 
 FORMATS = {"onnx": ".onnx", "float16": ".keras"}  # and how the names of their files end
 WEIGHTS_MEMBER = "model.weights.h5"  # in the .keras file, as Keras names it
@@ -23,6 +29,7 @@ ACTIVATIONS = {
     "tanh": "Tanh",
     "elu": "Elu",
 }
+END = np.iinfo(np.int64).max  # of an axis, for slices
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
@@ -142,6 +149,10 @@ def write_onnx(path: str, network, settings: Settings) -> None:
     speech, with the variance equalised, or `mask`, or both, (n_frames, n_freq); the choice that
     keep_noisy_above and keep_estimate_below describe is left to the reader.
 
+    A network with memory takes `frames` (n_frames, n_freq), any number of them, and its states
+    `state_0`, `state_1`, ..., zeros at first; it gives the mask of the frames look_ahead before,
+    and `next_state_0`, `next_state_1`, ... for the next call.
+
     The graph is built here layer by layer: Keras' own export needs another converter on each
     backend, and has none that takes these networks on PyTorch.
 
@@ -160,7 +171,11 @@ def write_onnx(path: str, network, settings: Settings) -> None:
             part = graph.add("Mul", [part, graph.constant(settings.gv_beta * settings.scaler.std)])
             part = graph.add("Add", [part, graph.constant(settings.scaler.mean)])
         graph.add("Identity", [part], output=name)
-    model = graph.model(inputs, {name: ["n_frames", n_freq] for name in outputs})
+    shapes = {name: ["n_frames", n_freq] for name in outputs}
+    for number, (state, shape) in enumerate(graph.states):
+        inputs[f"state_{number}"] = shapes[f"next_state_{number}"] = shape
+        graph.add("Identity", [state], output=f"next_state_{number}")
+    model = graph.model(inputs, shapes)
     onnx.helper.set_model_props(
         model, {name: json.dumps(value) for name, value in metadata(settings).items()}
     )
@@ -172,7 +187,13 @@ def metadata(settings: Settings) -> dict:
     """Return all that enhancing with the network needs besides it, as plain data."""
     content = dataclasses.asdict(settings)
     content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
-    return {**content, "frames_per_estimate": FRAMES_PER_ESTIMATE, "floor": FLOOR}
+    constants = {
+        "frames_per_estimate": FRAMES_PER_ESTIMATE,
+        "floor": FLOOR,
+        "silence": SILENCE,
+        "lowest_of_level": LOWEST_OF_LEVEL,
+    }
+    return {**content, **constants}
 
 
 class Graph:
@@ -182,6 +203,7 @@ class Graph:
         self._helper, self._float = onnx.helper, onnx.TensorProto.FLOAT
         self._from_array = onnx.numpy_helper.from_array
         self._nodes, self._constants = [], []
+        self.states: list[tuple[str, list[int]]] = []  # the new value and the shape of each
 
     def constant(self, values) -> str:
         """Add an array, of whole numbers as int64, of others as float32; return its name."""
@@ -202,6 +224,13 @@ class Graph:
         return self.add(
             "Slice", [value, *(self.constant([number]) for number in (start, end, axis))]
         )
+
+    def remember(self, value: str, n_frames: int, n_units: int) -> str:
+        """Put the last n_frames of a value in the call before in front of it; return its name."""
+        state = f"state_{len(self.states)}"
+        both = self.add("Concat", [state, value], axis=0)
+        self.states.append((self.slice(both, -n_frames, END, axis=0), [n_frames, n_units]))
+        return both
 
     def model(self, inputs: dict[str, list], outputs: dict[str, list]):
         """Return the onnx.ModelProto with float32 inputs and outputs of these names and shapes."""
@@ -261,18 +290,22 @@ def add_layer(graph: Graph, layer, inputs: list[str]) -> str:
     match type(layer).__name__:
         case "Cropping1D":
             first, last = layer.cropping
-            return graph.slice(inputs[0], first, -last if last else np.iinfo(np.int64).max, axis=0)
+            if layer.name == WITHOUT_LOOK_AHEAD:
+                return inputs[0]
+            return graph.slice(inputs[0], first, -last if last else END, axis=0)
+        case "ZeroPadding1D":
+            return graph.remember(inputs[0], layer.padding[0], layer.output.shape[-1])
+        case "Conv1D":
+            return add_activation(graph, layer, add_convolution(graph, layer, inputs[0]))
         case "Add":
             return graph.add("Add", inputs)
         case "Concatenate":
             return graph.add("Concat", inputs, axis=1)
         case "Dense":
-            product = graph.add(
-                "Gemm", inputs + [graph.constant(weight) for weight in layer.get_weights()]
-            )
+            product = graph.add("Gemm", inputs + constants_of(graph, layer))
             return add_activation(graph, layer, product)
         case "LayerNormalization":
-            weights = [graph.constant(weight) for weight in layer.get_weights()]
+            weights = constants_of(graph, layer)
             return graph.add("LayerNormalization", inputs + weights, axis=-1, epsilon=layer.epsilon)
         case "Activation":
             return add_activation(graph, layer, inputs[0])
@@ -282,6 +315,24 @@ def add_layer(graph: Graph, layer, inputs: list[str]) -> str:
             raise InputError(
                 f"layer {layer.name}: {other} cannot be exported to onnx; was it made by train?"
             )
+
+
+def constants_of(graph: Graph, layer) -> list[str]:
+    """Add the weights of a layer as constants; return their names."""
+    return [graph.constant(weight) for weight in layer.get_weights()]
+
+
+def add_convolution(graph: Graph, layer, value: str) -> str:
+    """Add a dilated convolution, as a product with frames side by side; return its name."""
+    kernel, bias = layer.get_weights()
+    n_kernel, dilation = len(kernel), layer.dilation_rate[0]
+    parts = []
+    for number in range(n_kernel):
+        n_after = (n_kernel - 1 - number) * dilation
+        parts.append(graph.slice(value, number * dilation, -n_after if n_after else END, axis=0))
+    side_by_side = graph.add("Concat", parts, axis=1)
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    return graph.add("Gemm", [side_by_side, graph.constant(weights), graph.constant(bias)])
 
 
 def add_activation(graph: Graph, layer, value: str) -> str:

@@ -1,6 +1,7 @@
-"""The network of a recipe: building it, saving it with all that inference needs, running it."""
+"""The network of a recipe: saving it with all that inference needs, and running it."""
 
 import dataclasses
+import functools
 import json
 import os
 import zipfile
@@ -13,6 +14,7 @@ from config import n_window, stft_settings
 from speech_enhancement.errors import InputError, MissingFileError, foreseen_machine_error
 from speech_enhancement.features import log_magnitude, window_scale
 from speech_enhancement.files import own_temporary_folder, replacing
+from speech_enhancement.network.architectures import with_states
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, normalized
 from speech_enhancement.recipe import Recipe, recipe_from_dict
@@ -20,6 +22,7 @@ from speech_enhancement.workspace import saved_iterations
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
+SIZES_AT_ONCE = (256, 32, 1)  # frames that a network with memory sees together
 SEGMENTS_TOGETHER = 4  # their number is a multiple of it
 LARGEST_MAGNITUDE = np.hamming(n_window).sum() / window_scale(n_window)  # of a peak of 1: 19.4
 ABSURD_LOG_MAGNITUDE = 40.0  # no training ends here, however short
@@ -53,106 +56,6 @@ class Settings:
     scaler: Scaler
     gv_beta: float = 1.0
     path = "the model"  # the file that it was loaded from; not a field, so that it is not saved
-
-
-def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "float32"):
-    """Build the network of a recipe with random weights.
-
-    It slides over frames: with n_concat frames it makes one output, with n more frames n more
-    outputs. Hidden layers compute each from the flattened window of n_concat frames and the
-    statistics behind it; so a run of frames needs no n_concat-fold copy. The statistics have a
-    kernel of their own in the first layer, so that its product with them is made once for all
-    frames that they serve. With `residual` the last layer adds to the centre frame, and the sum is
-    the log magnitude.
-
-    Args:
-      recipe: sections [input], [network] and [target].
-      n_freq: frequency bins of a frame.
-      seed: of the first weights and of dropout.
-      precision: of products and activations; with "bfloat16" weights, inputs and outputs still are
-        float32.
-    Returns:
-      keras.Model from frames (n_segs, n + n_concat - 1, n_freq) and, if the recipe has any,
-      statistics (n_segs, n or 1, n_statistics * n_freq), to (n_segs, n, n_freq); two outputs of
-      n_freq side by side for "log_magnitude_and_mask".
-    """
-    make = Layers(recipe, seed, "mixed_bfloat16" if precision == "bfloat16" else "float32")
-    n_concat, n_statistics = recipe.input.n_concat, recipe.input.n_statistics
-    frames = make("Input", (None, n_freq), name="frames", dtype="float32")
-    rows = [make("Cropping1D", (i, n_concat - 1 - i))(frames) for i in range(n_concat)]
-    parts = [make("Concatenate")(rows) if n_concat > 1 else rows[0]]
-    if n_statistics:
-        parts.append(
-            make("Input", (None, n_statistics * n_freq), name="statistics", dtype="float32")
-        )
-
-    hidden = make.hidden_layers(parts)
-    outputs = []
-    if recipe.target.output != "mask":
-        estimate = make.dense(n_freq)(hidden)
-        if recipe.network.residual:
-            centre = make("Cropping1D", (n_concat // 2, n_concat // 2), dtype="float32")(frames)
-            estimate = make("Add", dtype="float32")([centre, estimate])
-        outputs.append(estimate)
-    if recipe.target.output != "log_magnitude":
-        outputs.append(make.dense(n_freq, activation="sigmoid")(hidden))
-
-    output = make("Concatenate", dtype="float32")(outputs) if len(outputs) > 1 else outputs[0]
-    if precision == "bfloat16":
-        output = make("Activation", "linear", dtype="float32")(output)
-    return import_keras().Model([frames, *parts[1:]], output)
-
-
-class Layers:
-    """Makes the layers of one network: each random one takes the next seed, all have one precision.
-
-    Args:
-      recipe: section [network].
-      seed: of the first weights and of dropout.
-      precision: Keras' name of the data type that layers compute in.
-    """
-
-    def __init__(self, recipe: Recipe, seed: int, precision: str):
-        self._settings, self._precision = recipe.network, precision
-        seeds = np.random.SeedSequence(seed).generate_state(2 * self._settings.hidden_layers + 8)
-        self._seeds = iter((seeds % 2**31).tolist())  # PyTorch takes no larger ones
-
-    def __call__(self, kind: str, *args, **kwargs):
-        """Make a layer of keras.layers."""
-        return getattr(import_keras().layers, kind)(*args, **{"dtype": self._precision, **kwargs})
-
-    def dense(self, n_units: int, limit: float | None = None, **kwargs):
-        """Make a dense layer with Glorot's uniform weights, or with weights up to a given limit."""
-        initializers, seed = import_keras().initializers, next(self._seeds)
-        kernel = (
-            initializers.RandomUniform(-limit, limit, seed)
-            if limit
-            else initializers.GlorotUniform(seed)
-        )
-        return self("Dense", n_units, kernel_initializer=kernel, **kwargs)
-
-    def dropout(self, rate: float, tensor):
-        """Switch off a share of a tensor while training."""
-        return self("Dropout", rate, seed=next(self._seeds))(tensor) if rate > 0 else tensor
-
-    def hidden_layers(self, parts: list):
-        """Apply the hidden layers to the windows of frames and to the statistics, if any."""
-        settings = self._settings
-        parts = [self.dropout(settings.input_dropout, part) for part in parts]
-        # Glorot's limits for all inputs of the first layer together.
-        limit = np.sqrt(6 / (sum(part.shape[-1] for part in parts) + settings.hidden_units))
-        hidden = parts[0]
-        for number in range(settings.hidden_layers):
-            first_of_two = number == 0 and len(parts) > 1
-            hidden = self.dense(settings.hidden_units, limit if first_of_two else None)(hidden)
-            if first_of_two:
-                of_statistics = self.dense(settings.hidden_units, limit, use_bias=False)(parts[1])
-                hidden = self("Add")([hidden, of_statistics])
-            if settings.layer_normalization:
-                hidden = self("LayerNormalization")(hidden)
-            hidden = self("Activation", settings.activation)(hidden)
-            hidden = self.dropout(settings.dropout, hidden)
-        return hidden
 
 
 def save_model(path: str, model, settings: Settings) -> None:
@@ -220,7 +123,7 @@ def _read_settings(path: str) -> Settings:
 def _read_network(path: str, recipe: Recipe, n_freq: int):
     """Let Keras read the network in a model's file; check that it is one of the recipe."""
     keras, section = import_keras(), recipe.input
-    shapes = [(1, section.n_concat, n_freq)]
+    shapes = [(1, section.n_concat + section.look_ahead, n_freq)]
     if section.n_statistics:
         shapes.append((1, 1, section.n_statistics * n_freq))
     n_outputs = n_freq * (2 if recipe.target.output == "log_magnitude_and_mask" else 1)
@@ -276,8 +179,7 @@ def _say_saved(folder: str) -> str:
 def outputs(model, settings: Settings, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
     """Run the network on all frames of a recording.
 
-    Beyond the borders the first and the last frame are repeated. The frames run through the network
-    in parts, the last one filled up so that few different shapes occur.
+    Beyond the borders the first and the last frame are repeated, as far as the network sees.
 
     Working set: FRAMES_AT_ONCE frames in the network.
 
@@ -287,21 +189,93 @@ def outputs(model, settings: Settings, frames: np.ndarray, statistics: np.ndarra
     Returns:
       (n_frames, n_outputs).
     """
-    n_side = (settings.recipe.input.n_concat - 1) // 2
-    padded = np.pad(frames, ((n_side, n_side), (0, 0)), mode="edge")
+    run, n_around = NetworkRun(model, settings), sum(settings.recipe.input.borders)
+    padded = np.pad(frames, (settings.recipe.input.borders, (0, 0)), mode="edge")
     parts = [
-        outputs_inside(
-            model, settings, padded[start : start + FRAMES_AT_ONCE + 2 * n_side], statistics[start:]
-        )
+        run.add(padded[start : start + FRAMES_AT_ONCE + n_around], statistics[start:])
         for start in range(0, len(frames), FRAMES_AT_ONCE)
     ]
     return np.concatenate(parts)
 
 
+class NetworkRun:
+    """Runs the network on the frames of one channel, in parts; one with memory goes on from each.
+
+    Args:
+      model, settings: as load_model returns them, or onnx_network.load_onnx.
+    """
+
+    def __init__(self, model, settings: Settings):
+        self._model, self._settings = model, settings
+        self._states = model.first_states() if hasattr(model, "first_states") else None
+        if settings.recipe.network.kind == "memory" and self._states is None:
+            self._model = _stepwise(model)
+            self._states = self._model.first_states()
+        self._n_ahead = 0  # of the frames given, those that the memory has already seen
+
+    def add(self, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+        """Run the network on the next frames, which have all their neighbours.
+
+        Args:
+          frames: (n_frames + n_around, n_freq), n_around as Input.borders tells.
+          statistics: (n_frames or more, n_statistics, n_freq).
+        Returns:
+          (n_frames, n_outputs).
+        Raises:
+          InputError: the network outputs NaN or infinity.
+        """
+        if self._states is None:
+            output = outputs_inside(self._model, self._settings, frames, statistics)
+        else:
+            output = self._remembering(self._settings.scaler.frames(frames))
+        if not np.isfinite(output).all():
+            raise InputError(f"{self._settings.path} outputs NaN or infinity; train it again")
+        return output
+
+    def _remembering(self, frames: np.ndarray) -> np.ndarray:
+        """Run the network on (n_frames + look_ahead, n_freq) scaled frames; (n_frames, n_freq)."""
+        look_ahead = self._settings.recipe.input.look_ahead
+        new, outputs, start = frames[self._n_ahead :], [frames[:0]], 0
+        for size in SIZES_AT_ONCE:  # few different shapes occur
+            while start + size <= len(new):
+                output, self._states = self._model.step(new[start : start + size], self._states)
+                outputs.append(output)
+                start += size
+        n_early, self._n_ahead = look_ahead - self._n_ahead, look_ahead  # outputs of no frame
+        return np.concatenate(outputs)[n_early:]
+
+
+class Stepwise:
+    """A network with memory in Keras, for frames that arrive in parts.
+
+    Args:
+      model: as load_model returns it.
+    """
+
+    def __init__(self, model):
+        self._model = with_states(model)
+
+    def first_states(self) -> list[np.ndarray]:
+        """Return the states before the first frame."""
+        shapes = (tensor.shape[1:] for tensor in self._model.inputs[1:])
+        return [np.zeros((1, *shape), np.float32) for shape in shapes]
+
+    def step(self, frames: np.ndarray, states: list) -> tuple[np.ndarray, list]:
+        """Run the network on (n_frames, n_freq) scaled frames; return outputs and new states."""
+        output, *states = self._model.predict_on_batch([frames[None], *states])
+        return np.asarray(import_keras().ops.convert_to_numpy(output))[0], states
+
+
+@functools.lru_cache(2)
+def _stepwise(model) -> Stepwise:
+    """Return Stepwise of a model, one for all channels and recordings."""
+    return Stepwise(model)
+
+
 def outputs_inside(
     model, settings: Settings, frames: np.ndarray, statistics: np.ndarray
 ) -> np.ndarray:
-    """Run the network on frames that have all their neighbours.
+    """Run a network without memory on frames that have all their neighbours.
 
     They run as segments of the FRAMES_PER_ESTIMATE frames that one estimate serves, filled up to a
     multiple of SEGMENTS_TOGETHER segments, so that few different shapes occur.
@@ -312,8 +286,6 @@ def outputs_inside(
       statistics: (n_frames or more, n_statistics, n_freq), equal for all frames of a segment.
     Returns:
       (n_frames, n_outputs).
-    Raises:
-      InputError: the network outputs NaN or infinity.
     """
     n_concat = settings.recipe.input.n_concat
     n_frames, n_rows = len(frames) - n_concat + 1, FRAMES_PER_ESTIMATE
@@ -325,10 +297,7 @@ def outputs_inside(
         scaled = settings.scaler.statistics(statistics[:n_frames:n_rows])
         inputs.append(np.pad(scaled, ((0, n_segments - len(scaled)), (0, 0)))[:, None])
     output = np.asarray(import_keras().ops.convert_to_numpy(model.predict_on_batch(inputs)))
-    output = output.reshape(-1, output.shape[-1])[:n_frames]
-    if not np.isfinite(output).all():
-        raise InputError(f"{settings.path} outputs NaN or infinity; train it again")
-    return output
+    return output.reshape(-1, output.shape[-1])[:n_frames]
 
 
 def estimate_magnitude(model, settings: Settings, mixture_stft: np.ndarray) -> np.ndarray:

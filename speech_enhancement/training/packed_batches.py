@@ -15,6 +15,7 @@ from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe, data_settings
 from speech_enhancement.training.devices import Share
 from speech_enhancement.training.options import TrainingOptions
+from speech_enhancement.training.packed_sequences import PackedSequences
 
 if TYPE_CHECKING:
     import h5py
@@ -228,8 +229,8 @@ def open_packed_training(
         test_set, test_data = stack.enter_context(open_test_set(options, recipe))
         test_set.scaler = scaler
 
-        def rows_of(ranges: list, *order) -> PackedData:
-            return PackedData(files, ranges, recipe.input.n_concat, scaler, batch_size, *order)
+        def rows_of(ranges: list, *order) -> BatchSource:
+            return packed_source(files, ranges, recipe, scaler, *order)
 
         train_rows, valid_rows = split_rows(options.workspace, files, options.valid_fraction)
         train_set = rows_of(train_rows, options.seed, share)
@@ -251,9 +252,27 @@ def open_test_set(options: TrainingOptions, recipe: Recipe) -> Iterator[tuple[Pa
     """Yield the packed test set, still without a scaler, and in words which it is."""
     with open_packed_file(options.workspace, "test", options.te_snr) as file:
         check_packed_for([file], recipe)
-        rows = [[(0, len(file["x"]))]]
-        test_set = PackedData([file], rows, recipe.input.n_concat, None, recipe.training.batch_size)
+        test_set = packed_source([file], [[(0, len(file["x"]))]], recipe, None)
         yield test_set, f"{options.te_snr:g} dB, data.h5 {file.attrs['fingerprint'][:12]}"
+
+
+def packed_source(files: list, ranges: list, recipe: Recipe, scaler, *order) -> BatchSource:
+    """Return what reads rows of data.h5 as the network of a recipe takes them."""
+    if recipe.network.kind == "memory":
+        ranges = [of_mixtures(*pair) for pair in zip(files, ranges, strict=True)]
+        return PackedSequences(files, ranges, recipe, scaler, *order)
+    size = recipe.training.batch_size
+    return PackedData(files, ranges, recipe.input.n_concat, scaler, size, *order)
+
+
+def of_mixtures(file: "h5py.File", ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cut ranges of the rows of a data.h5 where its mixtures begin."""
+    starts = file["first_rows"][:]
+    cuts = [
+        np.concatenate([[start], starts[(starts > start) & (starts < stop)], [stop]])
+        for start, stop in ranges
+    ]
+    return [pair for cut in cuts for pair in itertools.pairwise(cut.tolist())]
 
 
 def check_packed_for(files: list["h5py.File"], recipe: Recipe) -> None:

@@ -15,9 +15,10 @@ from config import stft_settings
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_FREQ, RunningStatistics
 from speech_enhancement.files import csv_text, write_text
+from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import make_loss
-from speech_enhancement.network.network import Settings, build_network, save_model
+from speech_enhancement.network.network import Settings, save_model
 from speech_enhancement.parallel import ahead
 from speech_enhancement.progress import say, track
 from speech_enhancement.recipe import Recipe

@@ -259,7 +259,7 @@ def through_a_pipe(content: bytes) -> tuple[np.ndarray, Source]:
     threading.Thread(target=write).start()
     source = Source(reading)
     with soundfile.SoundFile(source.open(), closefd=True) as file:
-        samples = np.concatenate(list(stream_blocks(file)))
+        samples = np.concatenate(list(stream_blocks(file, 1600)))
     os.close(reading)
     return samples[:, 0], source
 

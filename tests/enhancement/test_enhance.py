@@ -12,9 +12,9 @@ from small_models import make_model, noise
 from test_bad_input import small_disk  # noqa: F401 (a fixture)
 
 from config import sample_rate
-from main_dnn import SHIPPED_MODEL
 from speech_enhancement.data.audio_files import list_audio, read_audio
 from speech_enhancement.data.mixtures import read_mixtures
+from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.recordings import limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate

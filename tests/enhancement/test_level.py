@@ -17,15 +17,16 @@ from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.data.packed_data import open_packed_file
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.features import level_gain, mix_at_snr, peak, root_mean_square
-from speech_enhancement.network.network import Settings, build_network, load_model, save_model
+from speech_enhancement.network.architectures import build_network
+from speech_enhancement.network.network import Settings, load_model, save_model
 from speech_enhancement.network_input import Scaler, windows_with_statistics
 from speech_enhancement.recipe import Training, TrainingNoise
 from speech_enhancement.training.on_the_fly import (
     SEGMENT_FRAMES,
     SEGMENT_SAMPLES,
     MixtureStream,
-    Recordings,
 )
+from speech_enhancement.training.training_noise import Recordings
 from speech_enhancement.workspace import mixed_audio_path
 
 SNR = 5.0  # dB

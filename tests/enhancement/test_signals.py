@@ -11,8 +11,9 @@ import soxr
 from conftest import MINI, ROOT, run
 from small_models import make_model
 
-from main_dnn import SHIPPED_MODEL
+from speech_enhancement.constant_offset import OffsetStream, without_offset
 from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.errors import InputError
@@ -20,9 +21,7 @@ from speech_enhancement.evaluation.measures import si_sdr
 from speech_enhancement.features import stft
 from speech_enhancement.network.network import load_model, save_model
 from speech_enhancement.network_input import (
-    OffsetStream,
     frames_and_statistics,
-    without_offset,
 )
 from speech_enhancement.recipe import load_recipe
 

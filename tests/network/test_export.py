@@ -16,14 +16,9 @@ from config import log_epsilon, n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import read_audio, write_wave
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.export import ACTIVATIONS, export, write_float16, write_onnx
-from speech_enhancement.network.network import (
-    Settings,
-    build_network,
-    load_model,
-    outputs,
-    save_model,
-)
+from speech_enhancement.network.network import Settings, load_model, outputs, save_model
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import load_recipe
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from speech_enhancement.features import N_FREQ
+from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network.network import Scaler, build_network, load_model
+from speech_enhancement.network.network import Scaler, load_model
 from speech_enhancement.recipe import Input, Network, Postprocessing, Recipe, Target
 from speech_enhancement.recipe import Training as Schedule
 from speech_enhancement.training.devices import Share

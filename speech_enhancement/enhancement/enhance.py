@@ -1,0 +1,93 @@
+"""What `main_dnn.py enhance` does with files, with a pipe, and live."""
+
+import os
+
+from speech_enhancement.errors import InputError
+from speech_enhancement.recipe import PROGRAM_DIR
+
+SHIPPED_MODEL = os.path.join(PROGRAM_DIR, "pretrained", "model.keras")
+SHIPPED_LIVE_MODEL = os.path.join(PROGRAM_DIR, "pretrained", "live.keras")
+
+
+def enhance(
+    inputs: list[str],
+    output_dir: str | None = None,
+    model: str = SHIPPED_MODEL,
+    overwrite: bool = False,
+    attenuation_limit: float | None = None,
+) -> int:
+    """Clean recordings of any length, format, sample rate and number of channels.
+
+    The outputs have the name, format, sample rate, channels and length of the inputs, without
+    delay. `-` means a WAV from standard input, which goes to standard output while it comes: after
+    5.5 s at first, then 3.6 s behind.
+
+    Working set: the network, and some seconds of each channel.
+
+    Args:
+      inputs: files, folders with files, or "-" alone.
+      output_dir: folder to write in.
+      model: a model that train saved.
+      overwrite: whether outputs that exist are written anew.
+      attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets
+        no limit.
+    Returns:
+      0, or 1 if some of several files could not be done; they are named.
+    Raises:
+      InputError: the only file cannot be done, or the flags do not fit together.
+    """
+    from speech_enhancement.enhancement.pipe import enhance_stream
+    from speech_enhancement.enhancement.recordings import enhance_files
+    from speech_enhancement.network.onnx_network import load_any
+
+    is_stream = inputs == ["-"]
+    if is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
+        raise InputError(
+            "expected files and an --output_dir, or - alone for standard input to standard output"
+        )
+    network, settings = load_any(model)
+    if is_stream:
+        enhance_stream(network, settings, smallest_gain(attenuation_limit))
+        return 0
+    limit = smallest_gain(attenuation_limit)
+    return enhance_files(network, settings, inputs, output_dir, overwrite, limit)
+
+
+def enhance_live(
+    inputs: list[str],
+    model: str = SHIPPED_LIVE_MODEL,
+    attenuation_limit: float | None = None,
+    rate: int | None = None,
+    devices: tuple[str, str] | None = None,
+) -> None:
+    """Clean sound while it is heard: each sample goes out 32 ms after it came.
+
+    Working set: the network, and two frames of each channel.
+
+    Args:
+      inputs: "-" alone for standard input to standard output; none for microphone to loudspeaker.
+      model: a model of a recipe with memory that train saved or export wrote for ONNX.
+      attenuation_limit: as of enhance.
+      rate: of raw samples from standard input, in Hz; None if a WAV comes.
+      devices: microphone and loudspeaker, number or name; None for the system's.
+    Raises:
+      InputError: the flags do not fit together, or no sound comes in or can go out.
+    """
+    from speech_enhancement.enhancement.live_sound import enhance_live_pipe, enhance_microphone
+    from speech_enhancement.network.onnx_network import load_any
+
+    if inputs not in ([], ["-"]):
+        raise InputError(f"expected --live alone or with -, found {', '.join(inputs)}")
+    if (rate and not inputs) or (devices and inputs):
+        raise InputError("--rate goes with --live -, and --devices with --live alone")
+    network, settings = load_any(model)
+    limit = smallest_gain(attenuation_limit)
+    if inputs:
+        enhance_live_pipe(network, settings, rate, limit)
+    else:
+        enhance_microphone(network, settings, devices, limit)
+
+
+def smallest_gain(attenuation_limit: float | None) -> float:
+    """Return the factor of a limit in dB; 0 without one."""
+    return 0.0 if attenuation_limit is None else 10 ** (-attenuation_limit / 20)

@@ -1,0 +1,163 @@
+"""Where live sound comes from and goes to: a pipe, or the microphone and the loudspeaker."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import soundfile
+
+from config import sample_rate
+from speech_enhancement.enhancement.live import LiveEnhancer
+from speech_enhancement.enhancement.pipe import (
+    Source,
+    foreseen_output_errors,
+    stream_blocks,
+    wav_header,
+)
+from speech_enhancement.enhancement.recordings import check_signal
+from speech_enhancement.errors import InputError
+from speech_enhancement.features import N_HOP
+
+BLOCKS_PER_SECOND = 100  # are read from a WAV
+READ_BYTES = 2**14  # of raw samples, at most
+FULL_SCALE = 2**15
+
+
+# --- Pipes ----------------------------------------------------------------------------------------
+
+
+def enhance_live_pipe(model, settings, rate: int | None, smallest_gain: float) -> None:
+    """Clean what comes from standard input, and write it to standard output as soon as it can be.
+
+    Each sample goes out LiveEnhancer.delay samples after it came; nothing is lost at the end, and
+    nothing is put before the beginning, so that output and input are equally long.
+
+    Args:
+      model, settings: as of LiveEnhancer.
+      rate: of raw samples in Hz, mono, 16 bits, little-endian; None for a WAV, which says it.
+      smallest_gain: no part of the spectrum is attenuated by more than this factor.
+    Raises:
+      InputError: no sound comes in, or standard output cannot be written.
+    """
+    if sys.stdin is None or sys.stdout is None:
+        raise InputError("standard input or output is closed; connect both")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread may wait for input
+    if rate is not None:
+        check_signal("standard input", rate, 1)
+        live = LiveEnhancer(model, settings, rate, 1, smallest_gain)
+        write_live(live, raw_blocks(sys.stdin.fileno()), b"", is_float=False)
+        return
+
+    source = Source(sys.stdin.fileno())
+    try:
+        file = soundfile.SoundFile(source.open(), closefd=False)
+    except soundfile.SoundFileError as error:
+        raise InputError(
+            f"standard input is not a WAV ({error}); for samples without a header give --rate"
+        ) from error
+    with file:
+        rate, n_channels = file.samplerate, file.channels
+        check_signal("standard input", rate, n_channels)
+        live = LiveEnhancer(model, settings, rate, n_channels, smallest_gain)
+        is_float = file.subtype in ("FLOAT", "DOUBLE")
+        blocks = stream_blocks(file, rate // BLOCKS_PER_SECOND)
+        write_live(live, blocks, wav_header(rate, n_channels, is_float), is_float)
+    source.check_end()
+
+
+def write_live(live: LiveEnhancer, blocks: Iterator[np.ndarray], head: bytes, is_float: bool):
+    """Clean blocks of (n_samples, n_channels) and write them to standard output without delay."""
+    output, n_late = sys.stdout.buffer, live.delay
+
+    def write(samples: np.ndarray) -> None:
+        if is_float:
+            output.write(samples.astype("<f4").tobytes())
+        else:
+            integers = np.round(np.clip(samples, -1, 1 - 1 / FULL_SCALE) * FULL_SCALE)
+            output.write(integers.astype("<i2").tobytes())
+        output.flush()
+
+    with foreseen_output_errors():
+        output.write(head)
+        n_read, n_channels = 0, 1
+        for block in blocks:
+            n_read, n_channels = n_read + len(block), block.shape[1]
+            enhanced = live.process(block)
+            write(enhanced[n_late:])
+            n_late = max(0, n_late - len(block))
+        rest = live.process(np.zeros((live.delay, n_channels), np.float32))
+        write(rest[n_late:])
+
+
+def raw_blocks(descriptor: int) -> Iterator[np.ndarray]:
+    """Yield samples of 16 bits, (n_samples, 1) from -1 to 1, as soon as they come."""
+    held = b""
+    while content := os.read(descriptor, READ_BYTES):
+        held += content
+        n_whole = len(held) - len(held) % 2
+        yield np.frombuffer(held[:n_whole], "<i2").astype(np.float32)[:, None] / FULL_SCALE
+        held = held[n_whole:]
+    if held:
+        print("standard input ends within a sample, which is left out", file=sys.stderr)
+
+
+# --- Microphone and loudspeaker -------------------------------------------------------------------
+
+
+def import_sounddevice():
+    """Import the package sounddevice, which only the microphone needs."""
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: without the library PortAudio
+        raise InputError(
+            f"the microphone needs the package sounddevice and the library PortAudio ({error}); "
+            "pip install sounddevice, and install libportaudio2"
+        ) from error
+    return sounddevice
+
+
+def list_devices() -> None:
+    """Print the sound devices of this machine, with the numbers and names to give --devices."""
+    print(import_sounddevice().query_devices())
+
+
+def enhance_microphone(
+    model, settings, devices: tuple[str, str] | None, smallest_gain: float
+) -> None:
+    """Play what the microphone hears, cleaned, until Ctrl-C.
+
+    Args:
+      model, settings: as of LiveEnhancer.
+      devices: number or name of the microphone and of the loudspeaker; None for the system's.
+      smallest_gain: no part of the spectrum is attenuated by more than this factor.
+    Raises:
+      InputError: there is no such device, or it cannot be used.
+    """
+    sound = import_sounddevice()
+    pair = tuple(int(name) if name.isdecimal() else name for name in devices or ())
+    n_lost, is_over = 0, threading.Event()
+    try:
+        rate = int(sound.query_devices(*pair[:1], kind="input")["default_samplerate"])
+        live = LiveEnhancer(model, settings, rate, 1, smallest_gain)
+        n_hop = N_HOP * rate // sample_rate
+        live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time
+
+        def clean(heard, played, _n_samples, _time, status) -> None:
+            nonlocal n_lost
+            n_lost += bool(status)
+            played[:] = live.process(heard)
+
+        options = {"device": pair or None, "channels": 1, "dtype": "float32", "latency": "low"}
+        with sound.Stream(rate, n_hop, callback=clean, **options):
+            own = 1000 * live.delay / rate
+            print(f"cleaning the microphone at {rate} Hz, {own:.0f} ms behind; Ctrl-C ends it")
+            is_over.wait()
+    except (sound.PortAudioError, ValueError) as error:
+        raise InputError(
+            f"the sound devices cannot be used ({error}); see --list_devices"
+        ) from error
+    except KeyboardInterrupt:
+        print(f"ended; {n_lost} blocks were late" if n_lost else "ended")

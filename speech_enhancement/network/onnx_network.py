@@ -1,0 +1,88 @@
+"""Running an exported network with memory in onnxruntime, without Keras."""
+
+import json
+import os
+
+import numpy as np
+
+from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.network.network import Settings, load_model
+from speech_enhancement.network_input import Scaler
+from speech_enhancement.recipe import recipe_from_dict
+
+
+class OnnxNetwork:
+    """An exported network with memory; see network.Stepwise for what it does.
+
+    Args:
+      session: onnxruntime.InferenceSession.
+    """
+
+    def __init__(self, session):
+        self._session = session
+        self._names = [value.name for value in session.get_inputs()]
+        self._shapes = [value.shape for value in session.get_inputs()[1:]]
+
+    def first_states(self) -> list[np.ndarray]:
+        """Return the states before the first frame."""
+        return [np.zeros(shape, np.float32) for shape in self._shapes]
+
+    def step(self, frames: np.ndarray, states: list) -> tuple[np.ndarray, list]:
+        """Run the network on (n_frames, n_freq) frames; return outputs and new states."""
+        inputs = dict(zip(self._names, [frames, *states], strict=True))
+        output, *states = self._session.run(None, inputs)
+        return output, states
+
+
+def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
+    """Load a network with memory that `export --format onnx` wrote, to run on one core.
+
+    The file scales what the network sees; so the scaler of the settings changes nothing.
+
+    Raises:
+      MissingFileError: there is no such file.
+      InputError: the package onnxruntime is missing, or the file is damaged or no such network.
+    """
+    if not os.path.isfile(path):
+        raise MissingFileError(f"{path} is missing; export a model of a recipe with memory")
+    try:
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidProtobuf
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs the package onnxruntime ({error}); pip install onnxruntime"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # more cost time with a frame at once
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map
+        content = {name: json.loads(value) for name, value in text.items()}
+        recipe = recipe_from_dict(content["recipe"], path)
+        names = ("sample_rate", "n_window", "n_overlap", "log_epsilon", "snr", "iteration")
+        values = {name: content[name] for name in names}
+    except (Fail, InvalidProtobuf, KeyError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} is damaged or not exported by this program ({reason}); export it again"
+        ) from error
+    if recipe.network.kind != "memory":
+        raise InputError(
+            f"{path} is of a recipe without memory; give the .keras file that it was exported from"
+        )
+    n_freq = values["n_window"] // 2 + 1
+    nothing = Scaler(np.zeros(n_freq), np.ones(n_freq), np.zeros((0, n_freq)), np.ones((0, n_freq)))
+    settings = Settings(**values, recipe=recipe, scaler=nothing)
+    settings.path = path
+    return OnnxNetwork(session), settings
+
+
+def load_any(path: str):
+    """Load a model that train saved, or an exported one with memory, by the end of its name.
+
+    Returns:
+      What network.NetworkRun takes, and Settings.
+    Raises:
+      InputError: as of load_model and load_onnx.
+    """
+    return load_onnx(path) if path.endswith(".onnx") else load_model(path)

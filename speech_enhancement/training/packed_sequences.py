@@ -1,0 +1,99 @@
+"""Training batches for networks with memory from data.h5: runs of frames instead of single rows."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from speech_enhancement.errors import InputError
+from speech_enhancement.network_input import Scaler
+from speech_enhancement.recipe import Recipe
+from speech_enhancement.training.devices import Share
+
+SEQUENCE_FRAMES = 312  # 5 s, as on the fly
+EVALUATION_SEQUENCES = 256  # at most so many are evaluated
+
+
+class PackedSequences:
+    """Runs of SEQUENCE_FRAMES neighbouring rows of one mixture each, read from disk and scaled.
+
+    The last run of a mixture begins earlier, so that it is full; a mixture that is shorter than a
+    run is repeated.
+
+    Args:
+      files: open HDF5 files with x and y, packed with each frame.
+      ranges: for each, pairs (start, stop) of the rows of mixtures that belong to this set.
+      recipe: its batch size, and the frames after a run that the network sees.
+      scaler: of the frames.
+      seed: of the order of the runs.
+      share: of several processes each takes its part of every batch.
+    """
+
+    def __init__(
+        self,
+        files: list,
+        ranges: list[list[tuple[int, int]]],
+        recipe: Recipe,
+        scaler: Scaler | None,
+        seed: int = 0,
+        share: Share = Share(),  # noqa: B008 (it is frozen)
+    ):
+        for file in files:
+            if file.attrs["n_hop"] != 1:
+                raise InputError(
+                    f"{file.filename} was packed with n_hop {file.attrs['n_hop']}, a network with "
+                    "memory needs every frame; run pack_features with --n_hop 1"
+                )
+        self._files, self.scaler, self._seed, self._share = files, scaler, seed, share
+        self._n_after = recipe.input.borders[1]
+        self._n_together = max(1, recipe.training.batch_size // SEQUENCE_FRAMES)
+        self._runs = [
+            (index, start, pair)
+            for index, of_file in enumerate(ranges)
+            for pair in of_file
+            for start in starts_of_runs(*pair)
+        ]
+        self.n_segs = len(self._runs) * SEQUENCE_FRAMES
+
+    def batches(self, first: int = 0) -> Iterator[tuple[list, np.ndarray]]:
+        """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
+        per_epoch = -(-len(self._runs) // self._n_together)
+        begun, skipped = divmod(first, per_epoch)
+        for epoch in itertools.count(begun):
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._runs))
+            for number in range(skipped, per_epoch):
+                batch = order[number * self._n_together :][: self._n_together]
+                part = batch[self._share.part(len(batch))]
+                if len(part):
+                    yield self._batch([self._runs[index] for index in part])
+            skipped = 0
+
+    def sample(self) -> Iterator[tuple[list, np.ndarray]]:
+        """Yield the same batches at each call, of runs that are evenly spread over the set."""
+        n_sampled = min(len(self._runs), EVALUATION_SEQUENCES)
+        chosen = np.linspace(0, len(self._runs) - 1, n_sampled).astype(int)
+        for start in range(0, n_sampled, self._n_together):
+            numbers = chosen[start : start + self._n_together]
+            yield self._batch([self._runs[number] for number in numbers])
+
+    def _batch(self, runs: list[tuple]) -> tuple[list, np.ndarray]:
+        """Read some runs: frames (n_runs, n + n_after, n_freq) and targets (n_runs, n, ...)."""
+        frames = [self._read("x", *run, self._n_after)[:, 0] for run in runs]
+        targets = [self._read("y", *run, 0) for run in runs]
+        return [self.scaler.frames(np.stack(frames))], np.stack(targets)
+
+    def _read(
+        self, name: str, index: int, start: int, mixture: tuple[int, int], n_after: int
+    ) -> np.ndarray:
+        """Read a run and what follows it; beyond the mixture its last row is repeated."""
+        stop = min(start + SEQUENCE_FRAMES + n_after, mixture[1])
+        rows = self._files[index][name][start:stop]
+        if len(rows) < SEQUENCE_FRAMES:
+            rows = np.resize(rows, (SEQUENCE_FRAMES, *rows.shape[1:]))
+        return rows[np.minimum(np.arange(SEQUENCE_FRAMES + n_after), len(rows) - 1)]
+
+
+def starts_of_runs(start: int, stop: int) -> list[int]:
+    """Return where the runs of a mixture begin, whose rows go from `start` to before `stop`."""
+    last = max(start, stop - SEQUENCE_FRAMES)
+    return [min(begin, last) for begin in range(start, stop, SEQUENCE_FRAMES)]

@@ -1,0 +1,203 @@
+"""The network with memory: its equations, its states, its level, and what a recipe may say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from small_models import memory_recipe, with_random_weights
+
+from speech_enhancement.errors import InputError
+from speech_enhancement.network.architectures import build_network
+from speech_enhancement.network.export import write_onnx
+from speech_enhancement.network.network import NetworkRun, Settings, load_model, save_model
+from speech_enhancement.network.onnx_network import load_onnx
+from speech_enhancement.network_input import RunningLevel, Scaler
+from speech_enhancement.recipe import load_recipe, recipe_from_dict
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.standard_normal((200, 257)).astype(np.float32)
+NO_STATISTICS = np.empty((200, 0, 257), np.float32)
+
+
+def settings_of(recipe):
+    scaler = Scaler(np.full(257, 0.5), np.full(257, 2.0), np.zeros((0, 257)), np.ones((0, 257)))
+    return Settings(16000, 512, 256, 1e-8, "0db", 1, recipe, scaler)
+
+
+def relu(values):
+    return np.maximum(values, 0)
+
+
+def numpy_memory_network(model, recipe, frames):
+    """Return the masks of (n + look_ahead, 257) frames, (n, 257), by the equations."""
+    weights = iter([weight.astype(np.float64) for weight in model.get_weights()])
+    look_ahead = recipe.input.look_ahead
+    hidden = relu(frames @ next(weights) + next(weights))
+    for dilation in map(int, recipe.network.dilations):
+        kernel, bias = next(weights), next(weights)
+        past = np.concatenate([np.zeros((2 * dilation, hidden.shape[1])), hidden])
+        inner = sum(past[k * dilation :][: len(hidden)] @ kernel[k] for k in range(3))
+        hidden = hidden + relu(inner + bias) @ next(weights) + next(weights)
+    delayed = np.concatenate([np.zeros((look_ahead, 257)), frames])[: len(frames)]
+    rest = {weight.shape: weight for weight in weights}  # the order of the last layers is Keras'
+    n_hidden = recipe.network.hidden_units
+    of_frame, of_hidden = rest[257, n_hidden], rest[n_hidden, n_hidden]
+    hidden = relu(hidden @ of_hidden + rest[n_hidden,] + delayed @ of_frame)
+    mask = 1 / (1 + np.exp(-(hidden @ rest[n_hidden, 257] + rest[257,])))
+    return mask[look_ahead:]
+
+
+@pytest.mark.parametrize("look_ahead", [0, 3])
+def test_the_network_is_its_equations(look_ahead):
+    recipe = memory_recipe(look_ahead=look_ahead)
+    model = with_random_weights(build_network(recipe, 257, 0))
+    expected = numpy_memory_network(model, recipe, FRAMES.astype(np.float64))
+    found = np.asarray(model.predict_on_batch(FRAMES[None]))[0]
+    assert found.shape == (200 - look_ahead, 257) and np.std(expected) > 0.05
+    # Sums of some hundred terms of order 1 in single precision, through a sigmoid of slope 1/4.
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_blocks_begin_as_if_they_were_not_there():
+    few, many = (build_network(memory_recipe(dilations=d), 257, 0) for d in ([1], [1, 2, 4]))
+    weights = many.get_weights()
+    few.set_weights([*weights[:6], *weights[-5:]])
+    assert not np.any(weights[4]) and np.any(weights[2])
+    found = [np.asarray(model.predict_on_batch(FRAMES[None])) for model in (few, many)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_bfloat16_is_close_and_keeps_weights_and_output_in_float32():
+    recipe = memory_recipe()
+    models = [build_network(recipe, 257, 0, precision) for precision in ("float32", "bfloat16")]
+    models[1].set_weights(with_random_weights(models[0]).get_weights())
+    exact, rounded = (np.asarray(model.predict_on_batch(FRAMES[None])) for model in models)
+    assert rounded.dtype == np.float32 and models[1].weights[0].dtype == "float32"
+    difference = np.sqrt(np.mean((exact - rounded) ** 2))
+    assert 0 < difference < 0.02  # 8 bits in each of some layers
+
+
+@pytest.mark.parametrize("look_ahead", [0, 3])
+@pytest.mark.parametrize("road", ["keras", "onnx"])
+def test_frames_in_parts_give_the_masks_of_the_whole(tmp_path, look_ahead, road):
+    recipe = memory_recipe(look_ahead=look_ahead)
+    settings = settings_of(recipe)
+    model = with_random_weights(build_network(recipe, 257, 0))
+    scaled = settings.scaler.frames(FRAMES)
+    whole = np.asarray(model.predict_on_batch(scaled[None]))[0]
+    if road == "onnx":
+        pytest.importorskip("onnxruntime")
+        write_onnx(str(tmp_path / "m.onnx"), model, settings)
+        model, settings = load_onnx(str(tmp_path / "m.onnx"))
+        assert settings.recipe == recipe
+    run, found, start = NetworkRun(model, settings), [], 0
+    for n_frames in (1, 2, 40, 1, len(whole) - 44):
+        part = FRAMES[start : start + n_frames + look_ahead]
+        found.append(run.add(part, NO_STATISTICS))
+        start += n_frames
+    assert [len(part) for part in found] == [1, 2, 40, 1, len(whole) - 44]
+    np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-5)  # single precision
+
+
+def test_channels_do_not_share_their_memory():
+    recipe = memory_recipe()
+    model, settings = with_random_weights(build_network(recipe, 257, 0)), settings_of(recipe)
+    alone, one, other = (NetworkRun(model, settings) for _ in range(3))
+    expected = alone.add(FRAMES, NO_STATISTICS)
+    first = one.add(FRAMES[:50], NO_STATISTICS)
+    other.add(-FRAMES[:77], NO_STATISTICS)
+    found = np.concatenate([first, one.add(FRAMES[50:], NO_STATISTICS)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_network_with_memory_survives_in_its_file(tmp_path):
+    recipe = memory_recipe(look_ahead=2)
+    model = with_random_weights(build_network(recipe, 257, 0))
+    save_model(str(tmp_path / "m.keras"), model, settings_of(recipe))
+    loaded, settings = load_model(str(tmp_path / "m.keras"))
+    assert settings.recipe == recipe
+    pair = [np.asarray(network.predict_on_batch(FRAMES[None])) for network in (model, loaded)]
+    np.testing.assert_array_equal(*pair)
+
+
+# --- The level so far -----------------------------------------------------------------------------
+
+
+def spectra(n_frames, seed=1):
+    rng = np.random.default_rng(seed)
+    parts = rng.standard_normal((2, n_frames, 257)) * np.exp(rng.standard_normal((n_frames, 1)))
+    return parts[0] + 1j * parts[1]
+
+
+def test_the_level_is_the_mean_power_of_what_came_before_that_fades():
+    settings, spectrum = memory_recipe().input, spectra(120)
+    spectrum[40:60] = 0  # digital silence does not count
+    frames, statistics = RunningLevel(settings).add(spectrum)
+    assert statistics.shape == (120, 0, 257)
+    power = np.mean(np.abs(spectrum[:, 2:]) ** 2, axis=1)
+    heard = np.flatnonzero(power > 0)
+    for t in (0, 1, 39, 50, 119):
+        past = heard[heard <= t]
+        weights = np.exp(-(np.searchsorted(heard, t, "right") - 1 - np.arange(len(past))) / 187.5)
+        level = 0.5 * np.log(np.sum(weights * power[past]) / np.sum(weights))
+        expected = np.maximum(np.log(np.abs(spectrum[t]) + 1e-8) - level, -9.2)
+        np.testing.assert_allclose(frames[t, 2:], expected[2:], atol=1e-6)  # epsilons of 1e-8
+        np.testing.assert_array_equal(frames[t, :2], frames[t, 2])
+
+
+def test_neither_the_level_of_a_recording_nor_a_constant_reaches_the_network():
+    settings, spectrum = memory_recipe().input, spectra(80)
+    expected = RunningLevel(settings).add(spectrum)[0]
+    found = RunningLevel(settings).add(0.01 * spectrum)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-3)  # 1e-8 beside magnitudes of 1e-5
+    with_constant = spectrum.copy()
+    with_constant[:, :2] += 50
+    np.testing.assert_array_equal(RunningLevel(settings).add(with_constant)[0], expected)
+
+
+def test_a_level_in_parts_is_that_of_the_whole():
+    settings, spectrum = memory_recipe().input, spectra(90)
+    whole, parts = RunningLevel(settings).add(spectrum)[0], RunningLevel(settings)
+    found = [parts.add(spectrum[start : start + 17])[0] for start in range(0, 90, 17)]
+    np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-12)
+
+
+# --- Recipes --------------------------------------------------------------------------------------
+
+
+def test_the_live_recipe_needs_no_frame_of_the_future():
+    recipe = load_recipe("live")
+    assert recipe.input.borders == (0, 0) and recipe.input.follows_level
+    later = FRAMES.copy()
+    later[100:] += 1
+    model = with_random_weights(build_network(memory_recipe(), 257, 0))
+    before, after = (
+        np.asarray(model.predict_on_batch(frames[None]))[0] for frames in (FRAMES, later)
+    )
+    np.testing.assert_array_equal(before[:100], after[:100])
+    assert np.all(np.any(before[100:110] != after[100:110], axis=1))
+
+
+@pytest.mark.parametrize(
+    "section, changes, message",
+    [
+        ("input", {"n_concat": 3}, "n_concat 1"),
+        ("input", {"level_memory_s": 0.0}, "level_memory_s above 0"),
+        ("network", {"dilations": []}, "dilations of 1 frame or more"),
+        ("network", {"dilations": [1, 0.5]}, "dilations of 1 frame or more"),
+        ("network", {"kind": "window"}, 'for networks of the kind "memory"'),
+        ("network", {"kind": "lstm"}, "kind to be one of window, memory"),
+    ],
+)
+def test_a_mistake_in_a_recipe_with_memory_is_named(section, changes, message):
+    content = dataclasses.asdict(memory_recipe())
+    content[section] |= changes
+    with pytest.raises(InputError, match=message):
+        recipe_from_dict(content, "mine.toml")
+
+
+def test_a_memory_gives_masks_alone():
+    content = dataclasses.asdict(memory_recipe())
+    content["target"] |= {"output": "log_magnitude", "loss": "mean_squared_error"}
+    with pytest.raises(InputError, match='expected the output "mask"'):
+        recipe_from_dict(content, "mine.toml")

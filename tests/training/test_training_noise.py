@@ -1,0 +1,146 @@
+"""Changes to the noise of mixtures that are made on the fly: bursts, sums, steps, babble, bands."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from speech_enhancement.data.audio_files import AudioCache
+from speech_enhancement.features import root_mean_square
+from speech_enhancement.recipe import TrainingNoise
+from speech_enhancement.training.training_noise import (
+    FREQUENCY,
+    NoiseSource,
+    Recordings,
+    bursts,
+    dull,
+    level_steps,
+    narrow_band,
+    sum_of_two,
+)
+
+N = 80_000  # 5 s
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def source(folder, **changes):
+    """Make a source of one recording of noise, white, and of two talkers, tones."""
+    paths = {"noise": rng(1).standard_normal(N), "a": tone(400), "b": 0.01 * tone(900)}
+    for name, audio in paths.items():
+        soundfile.write(folder / f"{name}.wav", 0.1 * audio, 16000, subtype="FLOAT")
+    cache = AudioCache()
+    noise = Recordings([str(folder / "noise.wav")], cache)
+    speech = Recordings([str(folder / "a.wav"), str(folder / "b.wav")], cache)
+    return NoiseSource(noise, speech, TrainingNoise(**changes), N)
+
+
+def tone(frequency):
+    return np.sin(2 * np.pi * frequency * np.arange(N) / 16000)
+
+
+def test_without_changes_noise_is_a_recording(tmp_path):
+    drawn = source(tmp_path).draw(rng())
+    recording = source(tmp_path).draw(rng(5))
+    np.testing.assert_allclose(np.sort(drawn), np.sort(recording))  # from another place
+
+
+@pytest.mark.parametrize("change", ["bursts", "two_noises", "level_steps", "babble"])
+def test_each_change_is_drawn_for_its_share(tmp_path, change):
+    """Half of the noises are other than without it, and the rest are as before."""
+    plain = np.sort(source(tmp_path).draw(rng()))
+    changed = source(tmp_path, **{change: 0.5})
+    drawn = [np.sort(changed.draw(rng(seed))) for seed in range(60)]
+    n_changed = sum(not np.allclose(noise, plain, atol=1e-6) for noise in drawn)
+    assert 17 <= n_changed <= 43  # 0.5 +- 3.3 standard deviations of 60 draws
+
+
+def test_bursts_are_loud_and_between_them_it_is_silent_or_soft():
+    envelopes = [bursts(rng(seed), N) for seed in range(200)]
+    assert all(envelope.min() >= 0 for envelope in envelopes)
+    silent_between = np.mean([envelope.min() == 0 for envelope in envelopes])
+    assert 0.55 < silent_between < 0.8  # two thirds, +- 3 standard deviations, and some are full
+    shares, rates = [], []
+    for envelope in envelopes:
+        is_on = envelope > 0.1 * envelope.max()
+        shares.append(is_on.mean())
+        rates.append(np.count_nonzero(np.diff(is_on.astype(int)) == 1) / 5)
+    assert np.quantile(shares, 0.1) < 0.1 and np.quantile(shares, 0.9) > 0.6
+    assert np.quantile(rates, 0.2) < 2 and np.quantile(rates, 0.8) > 5  # bursts a second
+
+
+def test_a_burst_begins_within_its_ramp_and_lasts_5_ms_or_more():
+    envelope = next(
+        e for e in (bursts(rng(seed), N) for seed in range(99)) if np.mean(e == 0) > 0.8
+    )
+    edges = np.flatnonzero(np.diff((envelope > 0).astype(int)))
+    starts, ends = edges[::2], edges[1::2]
+    assert np.min(ends - starts[: len(ends)]) >= 78  # 80 less the ends of the ramps, which are 0
+    first = envelope[starts[1] : starts[1] + 170]  # 10 ms and some
+    assert first.argmax() > 0 and first.max() > 0.5 * envelope[starts[1] : ends[1]].max()
+
+
+def test_a_level_changes_one_to_three_times_within_its_limits():
+    for seed in range(30):
+        gain = level_steps(rng(seed), N)
+        changes = np.count_nonzero(np.diff(gain))
+        assert 1 <= changes <= 3 or gain[0] != 1  # a change may stand at the start
+        assert 20 * np.log10(gain.min()) >= -20.001 and 20 * np.log10(gain.max()) <= 10.001
+
+
+def test_a_sum_of_two_has_the_difference_asked_for():
+    first, second = 3 * tone(500), 0.2 * tone(2000)
+    both = sum_of_two(first, second, 6.0)
+    levels = [np.abs(both @ part) / (part @ part) for part in (tone(500), tone(2000))]
+    assert 20 * np.log10(levels[1] / levels[0]) == pytest.approx(6, abs=0.01)
+
+
+def test_babble_is_of_the_training_speech_at_equal_levels(tmp_path):
+    noise = source(tmp_path, babble=1.0)
+    for seed in range(5):
+        spectrum = np.abs(np.fft.rfft(noise.draw(rng(seed)))) / N
+        frequency = np.fft.rfftfreq(N, 1 / 16000)
+        of_tones = (np.abs(frequency - 400) < 20) | (np.abs(frequency - 900) < 20)
+        # Tones that go on where the recording is repeated leak, but little.
+        assert np.sum(spectrum[of_tones] ** 2) > 0.98 * np.sum(spectrum**2)
+
+
+def test_dull_noise_has_nothing_an_octave_above_its_end():
+    noise = rng().standard_normal(N).astype(np.float32)
+    power = np.abs(np.fft.rfft(dull(noise, 1000))) ** 2 / np.abs(np.fft.rfft(noise)) ** 2
+    frequency = np.fft.rfftfreq(N, 1 / 16000)
+    assert np.median(power[frequency < 900]) == pytest.approx(1, abs=0.02)  # padding at the end
+    assert 10 * np.log10(np.median(power[frequency > 2100])) < -50
+
+
+def test_a_narrow_band_begins_and_ends_where_telephones_do():
+    for seed in range(20):
+        response = narrow_band(rng(seed))
+        passed = FREQUENCY[response > -3]
+        assert 30 < passed[0] < 400 + 32 and 3400 - 32 < passed[-1] <= 8000
+        if passed[-1] < 6000:
+            assert response[1.15 * passed[-1] < FREQUENCY].max() < -60
+
+
+def test_a_narrow_band_is_that_of_speech_and_noise(tmp_path):
+    import dataclasses
+
+    from speech_enhancement.recipe import load_recipe
+    from speech_enhancement.training.on_the_fly import MixtureStream
+
+    recipe = load_recipe("live")
+    training = dataclasses.replace(recipe.training, narrow_band=1.0, snr_db=(0.0,))
+    recipe = dataclasses.replace(recipe, training=training, training_noise=TrainingNoise())
+    soundfile.write(tmp_path / "s.wav", 0.1 * rng(2).standard_normal(N), 16000)
+    soundfile.write(tmp_path / "n.wav", 0.1 * rng(3).standard_normal(N), 16000)
+    cache = AudioCache()
+    parts = [Recordings([str(tmp_path / name)], cache) for name in ("s.wav", "n.wav")]
+    stream = MixtureStream(*parts, recipe, [0])
+    response = next(
+        response
+        for response in (stream.mixture(rng(seed)) for seed in range(20))
+        if root_mean_square(np.abs(response[0][:, 250])) < 1e-3
+    )
+    for magnitude in map(np.abs, response):  # mixture and speech
+        assert np.mean(magnitude[:, 250]) < 1e-2 * np.mean(magnitude[:, 60])
