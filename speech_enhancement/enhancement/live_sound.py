@@ -124,6 +124,17 @@ def list_devices() -> None:
     print(import_sounddevice().query_devices())
 
 
+def rate_of_devices(sound, pair: tuple) -> int:
+    """Return the model's sample rate if two devices have it, else the microphone's usual one."""
+    microphone, loudspeaker = pair or (None, None)
+    try:
+        sound.check_input_settings(microphone, 1, "float32", samplerate=sample_rate)
+        sound.check_output_settings(loudspeaker, 1, "float32", samplerate=sample_rate)
+    except sound.PortAudioError:
+        return int(sound.query_devices(microphone, kind="input")["default_samplerate"])
+    return sample_rate
+
+
 def enhance_microphone(
     model, settings, devices: tuple[str, str] | None, smallest_gain: float
 ) -> None:
@@ -140,7 +151,7 @@ def enhance_microphone(
     pair = tuple(int(name) if name.isdecimal() else name for name in devices or ())
     n_lost, is_over = 0, threading.Event()
     try:
-        rate = int(sound.query_devices(*pair[:1], kind="input")["default_samplerate"])
+        rate = rate_of_devices(sound, pair)
         live = LiveEnhancer(model, settings, rate, 1, smallest_gain)
         n_hop = N_HOP * rate // sample_rate
         live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time

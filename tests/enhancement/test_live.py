@@ -223,7 +223,14 @@ class FakeSound(types.ModuleType):
         self._heard, self._rate, self._fails, self.played = heard, rate, fails, []
         self.opened_with = None
 
-    def query_devices(self, *pair, kind=None):
+    def check_input_settings(self, device, n_channels, dtype, samplerate):
+        assert (n_channels, dtype) == (1, "float32")
+        if samplerate != self._rate:
+            raise self.PortAudioError("another rate")
+
+    check_output_settings = check_input_settings
+
+    def query_devices(self, device=None, kind=None):
         if self._fails:
             raise self.PortAudioError("no device")
         return {"default_samplerate": float(self._rate)} if kind else "0 a microphone"
@@ -256,8 +263,15 @@ def test_the_loudspeaker_plays_what_the_microphone_hears_cleaned(
     assert "0 a microphone" in capsys.readouterr().out
 
 
+def test_devices_without_16_khz_are_opened_at_their_own_rate(model_path, monkeypatch):
+    sound = FakeSound(noise(8000), 48000)
+    monkeypatch.setitem(sys.modules, "sounddevice", sound)
+    assert run("main_dnn", "enhance", "--live", "--model", model_path) == 0
+    assert sound.opened_with == (48000, None) and len(sound.played[0]) == 768  # 16 ms
+
+
 def test_devices_that_are_missing_are_one_line(model_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSound(noise(100), 16000, fails=True))
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSound(noise(100), 48000, fails=True))
     assert run("main_dnn", "enhance", "--live", "--model", model_path) == 2
     assert "cannot be used (no device); see --list_devices" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "sounddevice", None)
