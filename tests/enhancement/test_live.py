@@ -143,6 +143,12 @@ def test_the_example_in_docs_enhances_as_the_program_does(tmp_path, loaded, onnx
     np.testing.assert_allclose(found[:-512], whole[:-512], atol=1e-5)  # single precision
 
 
+def test_the_documents_show_the_example_that_is_tested():
+    example = (ROOT / "docs" / "live_onnx_example.py").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "live.md").read_text(encoding="utf-8")
+    assert example[example.index("import json") :].rstrip() in page
+
+
 def test_a_model_that_looks_ahead_seconds_is_refused(tmp_path):
     loaded = load_model(str(make_model(tmp_path / "m.keras")))
     with pytest.raises(InputError, match=r"m\.keras needs seconds of the future.*memory"):
