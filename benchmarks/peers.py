@@ -222,7 +222,7 @@ def print_facts(out: Path) -> None:
     for name in PEERS:
         if (out / name / FACTS).exists():
             facts = json.loads((out / name / FACTS).read_text())
-            delay = f"{1000 * facts['delay'] / sample_rate:.0f} ms"
+            delay = f"{facts['delay']} samples"
             print(f"{name:24}{delay:>20}{facts['factor']:20.4f}")
 
 
