@@ -3,19 +3,16 @@
 import argparse
 
 from speech_enhancement.command_line import (
+    COMMON_FLAGS,
     add_step,
-    add_training_choice,
-    decibels,
     positive_float,
     positive_int,
     run_step,
 )
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.export import FORMATS, export
-from speech_enhancement.training.options import TrainingOptions, add_flags
-from speech_enhancement.workspace import (
-    find_training,
-)
+from speech_enhancement.training.options import TRAINING_FLAGS, TrainingOptions
+from speech_enhancement.workspace import find_training
 
 # --- train ------------------------------------------------------------------------------------
 
@@ -71,49 +68,38 @@ def enhance(live: bool = False, list_devices: bool = False, **flags) -> int | No
 # --- Command line -----------------------------------------------------------------------------
 
 
+def iteration_or_best(text: str) -> int | str:
+    """Read the flag --iteration."""
+    return text if text == "best" else int(text)
+
+
+FLAGS = COMMON_FLAGS | {  # by argument of inference and export
+    "iteration": {
+        "help": "which saved model: iterations it trained, or best",
+        "type": iteration_or_best,
+    },
+    "n_concat": {
+        "help": "frames in the model's window, as a check; default: the model's",
+        "type": int,
+    },
+    "visualize": {"help": "draw the spectrograms of each file to PNG files"},
+    "model": {"help": "the .keras file of a trained model"},
+    "output": {"help": "file to write, .onnx or .keras; replaced if it exists"},
+    "format": {"help": "onnx, or .keras with weights of 16 bits", "choices": FORMATS},
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the step that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
 
-    training = add_step(steps, train, "train a network from random weights, or go on with --resume")
-    add_flags(training, TrainingOptions)
-
-    enhancing = add_step(steps, inference, "enhance the test mixtures with a trained model")
-    enhancing.add_argument(
-        "--workspace", required=True, help="folder of all intermediate files and results"
-    )
-    enhancing.add_argument(
-        "--te_snr", type=decibels, required=True, help="SNR of the test mixtures in dB"
-    )
-    add_training_choice(enhancing)
-    enhancing.add_argument(
-        "--iteration",
-        type=iteration_or_best,
-        required=True,
-        help="which saved model: iterations it trained, or best",
-    )
-    enhancing.add_argument(
-        "--n_concat",
-        type=int,
-        help="frames in the model's window, as a check; default: the model's",
-    )
-    enhancing.add_argument(
-        "--visualize", action="store_true", help="draw the spectrograms of each file to PNG files"
-    )
-
-    add_enhance_flags(add_step(steps, enhance, "clean your own recordings"))
-
-    exporting = add_step(
-        steps, export, "write a model for other programs, or as a file of half the size"
-    )
-    exporting.add_argument("--model", required=True, help="the .keras file of a trained model")
-    exporting.add_argument(
-        "--format", choices=FORMATS, required=True, help="onnx, or .keras with weights of 16 bits"
-    )
-    exporting.add_argument(
-        "--output", required=True, help="file to write, .onnx or .keras; replaced if it exists"
-    )
+    summary = "train a network from random weights, or go on with --resume"
+    add_step(steps, train, summary, TRAINING_FLAGS, options=TrainingOptions)
+    add_step(steps, inference, "enhance the test mixtures with a trained model", FLAGS)
+    add_enhance_flags(add_step(steps, enhance, "clean your own recordings", {}))
+    summary = "write a model for other programs, or as a file of half the size"
+    add_step(steps, export, summary, FLAGS)
     return run_step(parser, argv)
 
 
@@ -144,11 +130,6 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
         help="microphone and loudspeaker, number or name; default: the system's",
     )
     add("--list_devices", action="store_true", help="print the sound devices instead")
-
-
-def iteration_or_best(text: str) -> int | str:
-    """Read the flag --iteration."""
-    return text if text == "best" else int(text)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import argparse
 import contextlib
+import inspect
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from speech_enhancement.errors import InputError, foreseen_disk_error, foreseen_machine_error
 
@@ -110,30 +111,35 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def add_step(steps, step, summary: str) -> argparse.ArgumentParser:
-    """Add the subcommand that calls the function `step`; its flags are the function's arguments."""
+def add_step(
+    steps, step: Callable, summary: str, flags: dict[str, dict], options: type | None = None
+) -> argparse.ArgumentParser:
+    """Add the subcommand that calls the function `step`; its flags are the function's arguments.
+
+    An argument without a default must be given; one that is False by default is a switch.
+
+    Args:
+      steps: what argparse.add_subparsers returned.
+      step: the function.
+      summary: what it does.
+      flags: by argument, what else argparse should know of its flag: help, type and so on.
+      options: a dataclass whose fields are the arguments, where `step` takes any.
+    """
     parser = steps.add_parser(
         step.__name__, help=summary, description=summary, formatter_class=_HelpFormatter
     )
     parser.set_defaults(run=step, step_name=step.__name__)
+
+    for name, argument in inspect.signature(options or step).parameters.items():
+        if argument.default is inspect.Parameter.empty:
+            rest = {"required": True}
+        elif argument.default is False:
+            rest = {"action": "store_true"}
+        else:
+            rest = {"default": argument.default}
+        if name in flags:
+            parser.add_argument(f"--{name}", **rest, **flags[name])
     return parser
-
-
-def add_training_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that name a training by its SNRs."""
-    parser.add_argument(
-        "--tr_snr",
-        type=decibels,
-        nargs="+",
-        help="SNRs of the training in dB; default: the training that ran last",
-    )
-    parser.add_argument(
-        "--tr_snr_range",
-        type=decibels,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="of a training that drew its SNRs from a range: the range in dB",
-    )
 
 
 def decibels(text: str) -> float:
@@ -179,3 +185,24 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, found {text}")
     return value
+
+
+COMMON_FLAGS = {  # of several scripts; see add_step
+    "workspace": {"help": "folder of all intermediate files and results"},
+    "te_snr": {"help": "SNR of the test mixtures in dB", "type": decibels},
+    "n_jobs": {
+        "help": "parallel jobs; default: one for each processor core",
+        "type": positive_int,
+    },
+    "tr_snr": {
+        "help": "SNRs of the training in dB; default: the training that ran last",
+        "type": decibels,
+        "nargs": "+",
+    },
+    "tr_snr_range": {
+        "help": "of a training that drew its SNRs from a range: the range in dB",
+        "type": decibels,
+        "nargs": 2,
+        "metavar": ("LOW", "HIGH"),
+    },
+}

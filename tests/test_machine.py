@@ -26,7 +26,7 @@ def run_one(error):
         raise error
 
     parser = argparse.ArgumentParser(prog="script.py")
-    add_step(parser.add_subparsers(required=True), fail, "fails")
+    add_step(parser.add_subparsers(required=True), fail, "fails", {})
     return run_step(parser, ["fail"])
 
 

@@ -1,6 +1,5 @@
 """The options of a training: each is a flag of `main_dnn.py train`, explained by its help."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,16 +79,7 @@ class TrainingOptions:
     )
 
 
-def add_flags(parser: argparse.ArgumentParser, options: type) -> None:
-    """Add a flag for each option of a dataclass such as TrainingOptions."""
-    for field in dataclasses.fields(options):
-        if field.default is dataclasses.MISSING:
-            rest = {"required": True}
-        elif field.default is False:
-            rest = {"action": "store_true"}
-        else:
-            rest = {"default": field.default}
-        parser.add_argument(f"--{field.name}", **rest, **field.metadata)
+TRAINING_FLAGS = {field.name: field.metadata for field in dataclasses.fields(TrainingOptions)}
 
 
 def chosen_recipe(options: TrainingOptions) -> Recipe:
