@@ -2,13 +2,7 @@
 
 import argparse
 
-from speech_enhancement.command_line import (
-    COMMON_FLAGS,
-    add_step,
-    decibels,
-    positive_int,
-    run_step,
-)
+from speech_enhancement.command_line import COMMON_FLAGS, add_step, decibels, positive_int, run_step
 from speech_enhancement.data.mixture_features import calculate_mixture_features
 from speech_enhancement.data.mixtures import create_mixture_csv
 from speech_enhancement.data.packed_data import compute_scaler, pack_features

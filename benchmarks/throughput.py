@@ -197,11 +197,7 @@ def measure_training(corpus: Path, out: Path) -> None:
     from speech_enhancement.parallel import ahead
     from speech_enhancement.training.devices import Share
     from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
-    from speech_enhancement.training.options import (
-        TrainingOptions,
-        chosen_recipe,
-        with_training,
-    )
+    from speech_enhancement.training.options import TrainingOptions, chosen_recipe, with_training
     from speech_enhancement.training.packed_batches import open_packed_training
     from speech_enhancement.training.training import Training
 

@@ -190,10 +190,7 @@ def fraction(text: str) -> float:
 COMMON_FLAGS = {  # of several scripts; see add_step
     "workspace": {"help": "folder of all intermediate files and results"},
     "te_snr": {"help": "SNR of the test mixtures in dB", "type": decibels},
-    "n_jobs": {
-        "help": "parallel jobs; default: one for each processor core",
-        "type": positive_int,
-    },
+    "n_jobs": {"help": "parallel jobs; default: one for each processor core", "type": positive_int},
     "tr_snr": {
         "help": "SNRs of the training in dB; default: the training that ran last",
         "type": decibels,

@@ -5,13 +5,7 @@ import pytest
 import soundfile
 
 from speech_enhancement.data.audio_files import write_pcm16
-from speech_enhancement.features import (
-    bark_to_hz,
-    hz_to_bark,
-    istft,
-    pad_to_whole_frames,
-    stft,
-)
+from speech_enhancement.features import bark_to_hz, hz_to_bark, istft, pad_to_whole_frames, stft
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import loudness_distance
 

@@ -9,12 +9,7 @@ from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.network.network import load_model
 from speech_enhancement.progress import track
-from speech_enhancement.workspace import (
-    enhanced_path,
-    features_path,
-    mixed_audio_path,
-    model_path,
-)
+from speech_enhancement.workspace import enhanced_path, features_path, mixed_audio_path, model_path
 
 
 def enhance_test_set(

@@ -10,10 +10,7 @@ from config import n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import audio_path, read_audio, write_pcm16
 from speech_enhancement.data.mixture_features import check_features, read_features
 from speech_enhancement.data.mixtures import Mixture, read_mixtures
-from speech_enhancement.errors import (
-    InputError,
-    foreseen_disk_error,
-)
+from speech_enhancement.errors import InputError, foreseen_disk_error
 from speech_enhancement.evaluation.figures import (
     LoggedLosses,
     colours,

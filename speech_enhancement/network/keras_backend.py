@@ -107,10 +107,7 @@ def _keras_json() -> dict:
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected Keras' settings by name, found {settings!r}; {advice}")
 
-    expected = {
-        "floatx": ["float32"],
-        "image_data_format": ["channels_last", "channels_first"],
-    }
+    expected = {"floatx": ["float32"], "image_data_format": ["channels_last", "channels_first"]}
     for name, values in expected.items():
         if settings.get(name, values[0]) not in values:
             raise InputError(
