@@ -6,9 +6,9 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from speech_enhancement.errors import InputError, foreseen_disk_error, foreseen_machine_error
+from speech_enhancement.errors import InputError, foreseen_disk_errors, foreseen_machine_error
 
 READER_GONE = 141  # what a shell reports of a program that ended because its reader did
 
@@ -62,23 +62,12 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with _foreseen_output_errors():
+        with foreseen_disk_errors("standard output"):
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with _foreseen_output_errors():
+        with foreseen_disk_errors("standard output"):
             self._stream.flush()
-
-
-@contextlib.contextmanager
-def _foreseen_output_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        foreseen = foreseen_disk_error(error, "standard output")
-        if foreseen is None:
-            raise
-        raise foreseen from error
 
 
 def _drop_unwritten_output() -> None:

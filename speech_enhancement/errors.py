@@ -4,9 +4,11 @@ A command turns these, and only these, into one line and exit status 2. Any othe
 bug and keeps its traceback.
 """
 
+import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 
 
 class InputError(ValueError):
@@ -33,10 +35,16 @@ _DISK_ERRORS = {
 }
 
 
-def foreseen_disk_error(error: OSError, path: str) -> InputError | None:
-    """Return the InputError for an OSError while writing `path`; None if it is no disk error."""
-    advice = _DISK_ERRORS.get(error.errno)
-    return None if advice is None else InputError(f"{path} cannot be written: {advice}")
+@contextlib.contextmanager
+def foreseen_disk_errors(path: str) -> Iterator[None]:
+    """Turn what a disk may report while a block writes `path` into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        advice = _DISK_ERRORS[error.errno]
+        raise InputError(f"{path} cannot be written: {advice}") from error
 
 
 def foreseen_machine_error(error: OSError) -> InputError | None:

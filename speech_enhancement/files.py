@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from speech_enhancement.errors import InputError, foreseen_disk_error, require_file
+from speech_enhancement.errors import InputError, foreseen_disk_errors, require_file
 
 MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
 
@@ -36,15 +36,11 @@ def replacing(path: str) -> Iterator[str]:
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, _temporary_name(name))
     try:
-        os.makedirs(folder or ".", exist_ok=True)
-        _remove_leftovers(os.path.abspath(folder), os.getpid())
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        foreseen = foreseen_disk_error(error, path)
-        if foreseen is None:
-            raise
-        raise foreseen from error
+        with foreseen_disk_errors(path):
+            os.makedirs(folder or ".", exist_ok=True)
+            _remove_leftovers(os.path.abspath(folder), os.getpid())
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)

@@ -1,5 +1,6 @@
 """Where live sound comes from and goes to: a pipe, or the microphone and the loudspeaker."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,14 +12,9 @@ import soundfile
 
 from config import sample_rate
 from speech_enhancement.enhancement.live import LiveEnhancer
-from speech_enhancement.enhancement.pipe import (
-    Source,
-    foreseen_output_errors,
-    stream_blocks,
-    wav_header,
-)
+from speech_enhancement.enhancement.pipe import Source, stream_blocks, wav_header
 from speech_enhancement.enhancement.recordings import check_signal
-from speech_enhancement.errors import InputError
+from speech_enhancement.errors import InputError, foreseen_disk_errors
 from speech_enhancement.features import N_HOP
 
 BLOCKS_PER_SECOND = 100  # are read from a WAV
@@ -80,7 +76,8 @@ def write_live(live: LiveEnhancer, blocks: Iterator[np.ndarray], head: bytes, is
             output.write(integers.astype("<i2").tobytes())
         output.flush()
 
-    with foreseen_output_errors():
+    # A reader of standard output may go away.
+    with contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
         output.write(head)
         n_read, n_channels = 0, 1
         for block in blocks:

@@ -16,7 +16,7 @@ from speech_enhancement.data.containers import is_unknown
 from speech_enhancement.data.sound_file import check_samples
 from speech_enhancement.enhancement.recordings import check_signal, limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
-from speech_enhancement.errors import InputError, foreseen_disk_error
+from speech_enhancement.errors import InputError, foreseen_disk_errors
 
 BLOCK_BYTES = 2**16  # read at a time, at most
 ENDLESS = 2**40  # samples; libsndfile says more where it does not know
@@ -53,7 +53,8 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
             f"standard input is not a WAV that can be read from a pipe ({error}); convert it"
         ) from error
 
-    with file, foreseen_output_errors():
+    # A reader of standard output may go away.
+    with file, contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
         check_signal("standard input", file.samplerate, file.channels)
         if not settings.recipe.input.follows_level:
             print(PEAK_UNKNOWN, file=sys.stderr, flush=True)
@@ -73,20 +74,6 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
                 )
                 output.flush()
         source.check_end()
-
-
-@contextlib.contextmanager
-def foreseen_output_errors() -> Iterator[None]:
-    """Allow for a reader of standard output that goes away; make a full disk an InputError."""
-    try:
-        yield
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        foreseen = foreseen_disk_error(error, "standard output")
-        if foreseen is None:
-            raise
-        raise foreseen from error
 
 
 def stream_blocks(file: soundfile.SoundFile, n_samples: int) -> Iterator[np.ndarray]:

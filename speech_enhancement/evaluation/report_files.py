@@ -1,5 +1,6 @@
 """Write the report: a page to look at and listen to, with the waves and pictures that it shows."""
 
+import contextlib
 import functools
 import os
 import re
@@ -10,7 +11,7 @@ from config import n_overlap, n_window, sample_rate
 from speech_enhancement.data.audio_files import audio_path, read_audio, write_pcm16
 from speech_enhancement.data.mixture_features import check_features, read_features
 from speech_enhancement.data.mixtures import Mixture, read_mixtures
-from speech_enhancement.errors import InputError, foreseen_disk_error
+from speech_enhancement.errors import InputError, foreseen_disk_errors
 from speech_enhancement.evaluation.figures import (
     LoggedLosses,
     colours,
@@ -247,12 +248,5 @@ def remove_file(path: str) -> None:
     Raises:
       InputError: it cannot be removed.
     """
-    try:
+    with foreseen_disk_errors(path), contextlib.suppress(FileNotFoundError):
         os.remove(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        foreseen = foreseen_disk_error(error, path)
-        if foreseen is None:
-            raise
-        raise foreseen from error
