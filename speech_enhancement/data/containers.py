@@ -74,17 +74,7 @@ WAV = Container(b"RIFF", 12, 4, "<I", 0, 2, b"data", 0, _OF_WAV)
 RF64 = WAV._replace(magic=b"RF64")
 AIFF = Container(b"FORM", 12, 4, ">I", 0, 2, b"SSND", 8, (b"COMM", b"SSND", b"FVER", b"PEAK"))
 CAF = Container(b"caff", 8, 4, ">q", 0, 1, b"data", 4, _OF_CAF)
-W64 = Container(
-    b"riff\x2e\x91\xcf\x11",
-    40,
-    16,
-    "<q",
-    24,
-    8,
-    b"data",
-    0,
-    (b"fmt ", b"data", b"fact", b"levl", b"junk"),
-)
+W64 = Container(b"riff\x2e\x91\xcf\x11", 40, 16, "<q", 24, 8, b"data", 0, _OF_WAV)
 AU = Container(b".snd", 0, 8, ">I", 0, 1, b"", 0, ())  # no chunks: an offset, a size and samples
 CONTAINERS = (WAV, RF64, WAV._replace(magic=b"RIFX", size=">I"), AIFF, CAF, W64, AU)
 NOTES_KEPT = (b"RIFF", b"RF64", b"RIFX", b"FORM")  # chunks can be appended to them as they are

@@ -26,17 +26,8 @@ from speech_enhancement.errors import InputError, MissingFileError
 BLOCK_SAMPLES = 2**16  # of each channel of a file, read together
 LARGEST_SAMPLE = 1e10  # also of files that hold integers of 32 bits as floats
 _ENDLESS = 2**40  # samples; libsndfile says more where it does not know
-_WIDTHS = {
-    "PCM_S8": 1,
-    "PCM_U8": 1,
-    "ULAW": 1,
-    "ALAW": 1,
-    "PCM_16": 2,
-    "PCM_24": 3,
-    "PCM_32": 4,
-    "FLOAT": 4,
-}
-_WIDTHS["DOUBLE"] = 8  # bytes of a sample
+_WIDTHS = dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1)  # bytes of a sample
+_WIDTHS |= {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
 def check_samples(samples: np.ndarray, path: str) -> None:
@@ -170,12 +161,9 @@ class SoundFile:
         if announced < found:
             self.note = f"{self.path} announces {announced} samples, {found} found: all are read"
 
-        width = _WIDTHS.get(self.subtype)
-        if (
-            n_bytes is not None
-            and width is not None
-            and found != n_bytes // (width * self.channels)
-        ):
+        # Of other subtypes the number of samples does not follow from the bytes.
+        width = n_bytes and _WIDTHS.get(self.subtype)
+        if width and found != n_bytes // (width * self.channels):
             raise InputError(
                 f"{self.path} holds {n_bytes} bytes of samples, "
                 f"but only {found} samples can be read; convert it to WAV"
@@ -209,19 +197,13 @@ class SoundFile:
 
     def lost_notes(self) -> str:
         """Return a line that names what `copy_notes` and `texts` do not keep, or ""."""
-        found = []
-        if self._container is not None and not self._keeps_notes:
-            found = [
-                chunk.name.decode(errors="replace").strip()
-                for chunk in notes(self._file, self._container)
-            ]
-        elif self._container is None:
+        if self._container is None:
             found = kept_by_nobody(self._file)
-        return (
-            f"{self.path}: not copied to the output: {', '.join(dict.fromkeys(found))}"
-            if found
-            else ""
-        )
+        else:
+            lost = [] if self._keeps_notes else notes(self._file, self._container)
+            found = [chunk.name.decode(errors="replace").strip() for chunk in lost]
+        names = ", ".join(dict.fromkeys(found))
+        return f"{self.path}: not copied to the output: {names}" if found else ""
 
     def n_samples(self) -> int:
         """Return the number of samples of each channel; decode them if nothing else tells it."""
@@ -270,18 +252,16 @@ class SoundFile:
         announced = n_before + stream.frames
         try:
             # No more than announced: libsndfile would take a tag at the end for damage.
-            while len(
-                block := stream.read(
-                    min(n_samples, announced - self.n_read), "float64", always_2d=True
-                )
-            ):
+            while n_wanted := min(n_samples, announced - self.n_read):
+                block = stream.read(n_wanted, "float64", always_2d=True)
+                if not len(block):
+                    break
                 check_samples(block, self.path)
                 self.n_read += len(block)
                 yield block
         except soundfile.SoundFileError as error:
-            told = self._announced or (
-                announced if announced < _ENDLESS else "an unknown number of"
-            )
+            known = announced if announced < _ENDLESS else "an unknown number of"
+            told = self._announced or known
             raise InputError(
                 f"{self.path} is cut short or damaged ({reason_of(error)}): "
                 f"{told} samples announced, {n_before + stream.tell()} found; replace or remove it"
@@ -298,9 +278,8 @@ def opened(path: str) -> Iterator[SoundFile]:
     Raises:
       InputError: it is missing, unreadable, without samples, or ends before its announced end.
     """
-    if any(
-        unicodedata.category(character) == "Cs" for character in path
-    ):  # for bytes that are not UTF-8
+    # Surrogates are for bytes that are not UTF-8.
+    if any(unicodedata.category(character) == "Cs" for character in path):
         raise InputError(f"the name {path!a} is not UTF-8; rename the file")
     if not os.path.isfile(path):
         raise MissingFileError(

@@ -16,28 +16,9 @@ from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing
 from speech_enhancement.progress import Progress, say
 
-EXTENSIONS = (
-    ".wav",
-    ".wave",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".aif",
-    ".aiff",
-    ".aifc",
-    ".au",
-    ".snd",
-)
-EXTENSIONS += (
-    ".caf",
-    ".w64",
-    ".rf64",
-    ".sph",
-    ".nist",
-    ".voc",
-)  # in folders; a file that is named may have any
+# In folders; a file that is named may have any.
+EXTENSIONS = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
+EXTENSIONS += (".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc")
 BLOCK_SAMPLES = 2**18  # of each channel, enhanced together: 16 s at 16 kHz
 LOWEST_RATE, MOST_CHANNELS = 8000, 32  # Hz; channels are kept in memory side by side
 FULL_SCALE = 1 - 2**-15  # the largest sample of 16 bits

@@ -42,9 +42,8 @@ SCORE_COLUMNS = list(MEASURES)
 PESQ_COLUMNS = SCORE_COLUMNS[:3]
 PESQ = str(Path(__file__).resolve().parents[2] / "pesq")  # where pesq_tool/build.sh puts it
 
-_ROUNDING = (
-    1e-20  # share of an energy, -200 dB: less than this is what the rounding of 64-bit sums leaves
-)
+# Share of an energy, -200 dB: less than this is what the rounding of 64-bit sums leaves.
+_ROUNDING = 1e-20
 SEGMENT = 480  # samples of a frame of the segmental SNR: 30 ms
 SEGMENT_HOP = 120  # samples from one such frame to the next
 SEGMENT_LIMITS = (-10.0, 35.0)  # dB
