@@ -8,15 +8,14 @@ log-MMSE is the baseline.
 """
 
 import argparse
-import sys
+import functools
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import ROOT, print_head, print_row
 
 from config import sample_rate, stft_settings
 from speech_enhancement.data.audio_files import list_audio, read_audio
@@ -29,7 +28,6 @@ from speech_enhancement.parallel import n_cores
 from speech_enhancement.progress import Progress
 from speech_enhancement.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 DURATION_S = 600
 
 
@@ -38,7 +36,7 @@ def make_recording(path: Path) -> None:
     folders = (ROOT / "mini_data" / name for name in ("test_speech", "test_noise"))
     speech, noise = (
         np.concatenate(
-            [read_audio(str(folder / name)) for name in list_audio(str(folder), "audio")]
+            [read_audio(f"{folder}/{name}") for name in list_audio(str(folder), "audio")]
         )
         for folder in folders
     )
@@ -85,20 +83,17 @@ def main(argv: list[str] | None = None) -> None:
         source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
         make_recording(source)
         baseline = best_of_three(lambda: run_logmmse(source, target)) / DURATION_S
-        print(
-            f"| system, {n_cores()} cores | real-time factor | ratio to log-MMSE |\n|---|---|---|"
-        )
-        print(f"| log-MMSE, one core | {baseline:.4f} | 1 |")
+        print_head(f"system, {n_cores()} cores", "real-time factor", "ratio to log-MMSE")
+        print_row("log-MMSE, one core", f"{baseline:.4f}", "1")
         for name, loaded in (
             ("shipped model", load_model(SHIPPED_MODEL)),
             ("2048-unit network", original_model()),
         ):
-            files = (str(source), str(target), 0.0, progress)
-            factor = (
-                best_of_three(lambda loaded=loaded, files=files: enhance_file(*loaded, *files))
-                / DURATION_S
+            enhance = functools.partial(
+                enhance_file, *loaded, str(source), str(target), 0.0, progress
             )
-            print(f"| `enhance`, {name} | {factor:.4f} | {factor / baseline:.2f} |", flush=True)
+            factor = best_of_three(enhance) / DURATION_S
+            print_row(f"`enhance`, {name}", f"{factor:.4f}", f"{factor / baseline:.2f}")
 
 
 if __name__ == "__main__":

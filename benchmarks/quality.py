@@ -11,23 +11,21 @@ The ladder goes from regression to the default recipe, one idea at a time, each 
 number of iterations on the same mixtures. Nothing is chosen on the test set.
 """
 
-import argparse
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import scipy.stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import make_parser, print_head, print_row
 
 import evaluate
 import main_dnn
 import prepare_data
 from speech_enhancement.data.audio_files import list_audio, read_audio, write_wave
 from speech_enhancement.data.mixtures import read_mixtures
+from speech_enhancement.evaluation import measures
 from speech_enhancement.evaluation.score_table import read_score_table
 from speech_enhancement.files import csv_text, write_text
 from speech_enhancement.recipe import load_recipe
@@ -87,29 +85,23 @@ def write_recipe(path: Path, recipe: dict) -> None:
     """Write a recipe as TOML; JSON's spelling of these values is also TOML's."""
     lines = []
     for section, values in recipe.items():
-        lines += [
-            f"[{section}]",
-            *(
-                f"{name} = {json.dumps(value).replace('Infinity', 'inf')}"
-                for name, value in values.items()
-            ),
-        ]
+        lines.append(f"[{section}]")
+        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join(lines).replace("Infinity", "inf") + "\n", encoding="utf-8")
 
 
 # --- Systems --------------------------------------------------------------------------------------
 
 
-def check(status: int) -> None:
-    """Stop if a command failed; it has said why."""
+def run(script, step: str, *flags: str, **values) -> None:
+    """Run a step of the pipeline in this process, with --name=value for each of the values.
+
+    If the step fails it has said why, and the program stops.
+    """
+    status = script.main([step, *flags, *(f"--{name}={value}" for name, value in values.items())])
     if status != 0:
         raise SystemExit(status)
-
-
-def run(script, step: str, *flags: str, **values) -> None:
-    """Run a step of the pipeline in this process, with --name=value for each of the values."""
-    check(script.main([step, *flags, *(f"--{name}={value}" for name, value in values.items())]))
 
 
 def training_noise_dir(corpus: Path, out: Path) -> Path:
@@ -170,11 +162,8 @@ def train(name: str, corpus: Path, out: Path, workspace: Path, n_iterations: int
 
 def iteration_to_score(name: str, workspace: Path, n_iterations: int) -> int | str:
     """Return which model is scored: of `original` the best on held-out training speakers."""
-    return (
-        "best"
-        if name == "original" and list(workspace.glob("models/*/md_best.keras"))
-        else n_iterations
-    )
+    has_best = any(workspace.glob("models/*/md_best.keras"))
+    return "best" if name == "original" and has_best else n_iterations
 
 
 def enhance_with_logmmse(workspace: Path, snr: float) -> None:
@@ -210,14 +199,8 @@ def run_system(
 
 def score_test_set(corpus: Path, workspace: Path, snr: float, pesq: str) -> None:
     """Score the enhanced test set at an SNR."""
-    run(
-        evaluate,
-        "calculate_pesq",
-        workspace=workspace,
-        speech_dir=corpus / "test_speech",
-        te_snr=snr,
-        pesq=pesq,
-    )
+    places = {"workspace": workspace, "speech_dir": corpus / "test_speech"}
+    run(evaluate, "calculate_pesq", **places, te_snr=snr, pesq=pesq)
 
 
 # --- Scores ---------------------------------------------------------------------------------------
@@ -234,13 +217,9 @@ def collect(out: Path) -> list[dict]:
                 if "pesq_raw_mos" in scores and key not in rows:
                     rows[key] = dict(zip(KEYS, key, strict=True))
                     rows[key] |= {name: scores[name] for name in MEASURES if name in scores}
-    write_text(
-        str(out / "quality.csv"),
-        csv_text(
-            [*KEYS, *MEASURES],
-            [[row.get(name, "") for name in (*KEYS, *MEASURES)] for row in rows.values()],
-        ),
-    )
+    columns = [*KEYS, *MEASURES]
+    table = [[row.get(name, "") for name in columns] for row in rows.values()]
+    write_text(str(out / "quality.csv"), csv_text(columns, table))
     return list(rows.values())
 
 
@@ -263,13 +242,11 @@ def print_table(rows: list[dict], snr: float, noises: str) -> None:
         return
 
     print(f"\n{snr:g} dB, {f'noises {noises}*' if noises else 'all noises'}, {len(noisy)} mixtures")
-    print("| system | raw PESQ | gain | 95 % interval | LQO narrow | LQO wide | STOI | SI-SDR dB |")
-    print("|---|---|---|---|---|---|---|---|")
+    of_gain = ("raw PESQ", "gain", "95 % interval")
+    print_head("system", *of_gain, "LQO narrow", "LQO wide", "STOI", "SI-SDR dB")
 
-    systems = sorted(
-        {row["system"] for row in chosen}, key=lambda name: (name != "unprocessed", name)
-    )
-    for system in systems:
+    systems = {row["system"] for row in chosen}
+    for system in sorted(systems, key=lambda name: (name != "unprocessed", name)):
         of_system = [row for row in chosen if row["system"] == system]
         gains = {}
         for row in of_system:
@@ -278,17 +255,10 @@ def print_table(rows: list[dict], snr: float, noises: str) -> None:
         mean = {name: np.mean([row[name] for row in of_system if name in row]) for name in MEASURES}
         low, high = bootstrap_interval(gains)
         gain = mean["pesq_raw_mos"] - np.mean([row["pesq_raw_mos"] for row in noisy.values()])
-        scores = [
-            f"{mean[name]:.{digits}f}"
-            for name, digits in zip(MEASURES, (2, 2, 2, 3, 1), strict=True)
-        ]
-        print(
-            "|",
-            " | ".join(
-                [system, scores[0], f"{gain:+.2f}", f"{low:+.2f} to {high:+.2f}", *scores[1:]]
-            ),
-            "|",
+        pesq, *others = (
+            f"{mean[name]:.{measures.MEASURES[name].n_decimals}f}" for name in MEASURES
         )
+        print_row(system, pesq, f"{gain:+.2f}", f"{low:+.2f} to {high:+.2f}", *others)
 
 
 def draw_gain(rows: list[dict], path: Path) -> None:
@@ -303,10 +273,10 @@ def draw_gain(rows: list[dict], path: Path) -> None:
     for system in sorted({name for name, _ in means} - {"unprocessed"}):
         snrs = sorted(snr for name, snr in means if name == system)
         if len(snrs) > 1:
-            gains = [
-                np.mean(means[system, snr]) - np.mean(means["unprocessed", snr]) for snr in snrs
-            ]
-            axes.plot(snrs, gains, marker="o", label=system)
+            scores, noisy = (
+                [np.mean(means[of, snr]) for snr in snrs] for of in (system, "unprocessed")
+            )
+            axes.plot(snrs, np.subtract(scores, noisy), marker="o", label=system)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="SNR (dB)", ylabel="gain in raw P.862 MOS over unprocessed")
     axes.grid(alpha=0.3)
@@ -316,28 +286,14 @@ def draw_gain(rows: list[dict], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the systems that are asked for, then print the tables of all that were scored."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(
+        __doc__, ["logmmse", "original", "xu2015", "xu2015_multi", *LADDER, "default"]
     )
-    parser.add_argument(
-        "--corpus", type=Path, required=True, help="folder of the five folders of audio"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of all results")
-    systems = ["logmmse", "original", "xu2015", "xu2015_multi", *LADDER, "default"]
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=systems,
-        default=systems,
-        metavar="NAME",
-        help=", ".join(systems),
-    )
-    parser.add_argument(
-        "--n_iterations", type=int, default=4000, help="of each row of the ladder (4000)"
-    )
-    parser.add_argument(
-        "--long_iterations", type=int, default=60000, help="of default and original (60000)"
-    )
+    for name, default, what in (
+        ("--n_iterations", 4000, "each row of the ladder"),
+        ("--long_iterations", 60000, "default and original"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"of {what} ({default})")
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
 
     arguments = parser.parse_args(argv)

@@ -5,10 +5,10 @@
 
 Every part prints a table with a baseline that it measures in the same run: one core, the smaller
 set, or a bare `train_on_batch` on one fixed batch. CORPUS has the folders train_speech,
-train_noise_free, test_speech, test_noise.
+train_noise_free, test_speech, test_noise; the part memory needs 20 GB in FOLDER.
 """
 
-import argparse
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,17 +16,25 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import soundfile
+from common import ROOT, make_parser, print_head, print_row
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+import main_dnn
 from config import sample_rate
 from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.data.packed_data import new_packed
+from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
 from speech_enhancement.features import N_HOP
-from speech_enhancement.parallel import n_cores
+from speech_enhancement.network.network import load_model
+from speech_enhancement.parallel import ahead, n_cores
+from speech_enhancement.training.devices import Share
+from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
+from speech_enhancement.training.options import TrainingOptions, chosen_recipe, with_training
+from speech_enhancement.training.packed_batches import open_packed_training
+from speech_enhancement.training.training import Training
 
-ROOT = Path(__file__).resolve().parent.parent
 CUT_S = 3
 RECIPE = "original"  # 3 x 2048 units, batches of 500
 N_MIXTURES = (500, 2000)  # of preparation
@@ -64,9 +72,8 @@ def cut_speech(corpus: Path, folder: Path, n_cuts: int) -> None:
             if n_done == n_cuts:
                 return
             piece = audio[start : start + CUT_S * sample_rate]
-            soundfile.write(
-                folder / f"{name.removesuffix('.flac')}_{start}.flac", piece, sample_rate
-            )
+            path = folder / f"{name.removesuffix('.flac')}_{start}.flac"
+            soundfile.write(path, piece, sample_rate)
             n_done += 1
     if n_done < n_cuts:
         raise SystemExit(f"{corpus} has only {n_done} of the {n_cuts} pieces of {CUT_S} s")
@@ -76,10 +83,8 @@ def prepare(
     corpus: Path, out: Path, n_mixtures: int, n_jobs: int, name: str = ""
 ) -> tuple[float, float]:
     """Mix, pack and scale, two noises for each speech; return seconds in all, and peak MB."""
-    speech_dir, workspace = (
-        out / f"speech_{n_mixtures}",
-        out / f"prepared_{n_mixtures}_{n_jobs}{name}",
-    )
+    speech_dir = out / f"speech_{n_mixtures}"
+    workspace = out / f"prepared_{n_mixtures}_{n_jobs}{name}"
     cut_speech(corpus, speech_dir, n_mixtures // 2)
     common = ("--workspace", workspace, "--data_type", "train")
     folders = ("--speech_dir", speech_dir, "--noise_dir", corpus / "train_noise_free")
@@ -109,11 +114,8 @@ def measure_preparation(corpus: Path, out: Path) -> None:
         for kind, of_kind in runs.items():
             of_kind.append(prepare(corpus, out, *kind, f"_{os.getpid()}_{repeat}"))
 
-    print(
-        "| preparation | jobs | s, best and worst | times real time | ms a mixture "
-        f"| to {N_MIXTURES[0]} | to one job | peak MB |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    of_time = ("s, best and worst", "times real time", "ms a mixture", f"to {N_MIXTURES[0]}")
+    print_head("preparation", "jobs", *of_time, "to one job", "peak MB")
     for (n_mixtures, n_jobs), of_kind in runs.items():
         seconds, memory = (np.array(values) for values in zip(*of_kind, strict=True))
         alone = np.array([second for second, _ in runs[n_mixtures, 1]])
@@ -122,17 +124,24 @@ def measure_preparation(corpus: Path, out: Path) -> None:
         real_time = " to ".join(
             f"{n_mixtures * CUT_S / value:.0f}" for value in (seconds.max(), seconds.min())
         )
-        print(
-            f"| {n_mixtures} mixtures of {CUT_S} s | {n_jobs} | "
-            f"{seconds.min():.2f}, {seconds.max():.2f} | {real_time} | {per_mixture:.2f} | "
-            f"{growth:.2f} | {np.median(alone / seconds):.2f} | {memory.max():.0f} |"
-        )
+        of_time = (f"{seconds.min():.2f}, {seconds.max():.2f}", real_time, f"{per_mixture:.2f}")
+        ratios = (f"{growth:.2f}", f"{np.median(alone / seconds):.2f}")
+        kind = (f"{n_mixtures} mixtures of {CUT_S} s", str(n_jobs))
+        print_row(*kind, *of_time, *ratios, f"{memory.max():.0f}")
 
     for workspace in set(out.glob("prepared_*")) - done:
         shutil.rmtree(workspace)
 
 
 # --- Training -------------------------------------------------------------------------------------
+
+
+def packed_training_set(corpus: Path, out: Path) -> Path:
+    """Return the workspace of the larger training set; prepare it if it is not there."""
+    workspace = out / f"prepared_{N_MIXTURES[-1]}_{n_cores()}"
+    if not workspace.exists():
+        prepare(corpus, out, N_MIXTURES[-1], n_cores())
+    return workspace
 
 
 def test_set(corpus: Path, workspace: Path, recipe: str) -> None:
@@ -159,10 +168,6 @@ def long_speech(corpus: Path, folder: Path, hours: float) -> Path:
 
 def long_packed(source: Path, workspace: Path, hours: float) -> None:
     """Write a data.h5 of so many hours that repeats the rows of another, and its scaler."""
-    import h5py
-
-    from speech_enhancement.data.packed_data import new_packed
-
     place = Path("packed_features/spectrogram/train/0db")
     with h5py.File(source / place / "data.h5") as small:
         n_rows = round(hours * 3600 * sample_rate / N_HOP / 3)
@@ -192,20 +197,9 @@ def step_rate(training, batches, n_steps: int) -> tuple[float, float]:
 
 def measure_training(corpus: Path, out: Path) -> None:
     """Print the step rate on the fly and with a data.h5, against one fixed batch."""
-    import itertools
-
-    from speech_enhancement.parallel import ahead
-    from speech_enhancement.training.devices import Share
-    from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
-    from speech_enhancement.training.options import TrainingOptions, chosen_recipe, with_training
-    from speech_enhancement.training.packed_batches import open_packed_training
-    from speech_enhancement.training.training import Training
-
     workspace = out / "training"
     test_set(corpus, workspace, RECIPE)
-    packed_from = out / f"prepared_{N_MIXTURES[-1]}_{n_cores()}"
-    if not packed_from.exists():
-        prepare(corpus, out, N_MIXTURES[-1], n_cores())
+    packed_from = packed_training_set(corpus, out)
     for name in ("packed_features/spectrogram/train", "mixture_csvs/train.csv"):
         if not (workspace / name).exists():
             (workspace / name).symlink_to((packed_from / name).resolve())
@@ -217,80 +211,59 @@ def measure_training(corpus: Path, out: Path) -> None:
         noise_dir=str(corpus / "train_noise_free"),
         cache_mb=2000,
     )
-    print(
-        "| training, 2048 units, batch 500 | steps a second | ratio | waiting for data |\n"
-        "|---|---|---|---|"
-    )
+
+    print_head("training, 2048 units, batch 500", "steps a second", "ratio", "waiting for data")
     kinds = {"data.h5": open_packed_training, "on the fly": open_mixing_on_the_fly}
     for name, open_data in kinds.items():
-        recipe = chosen_recipe(options)
-        with open_data(options, recipe, Share()) as data:
-            batches = ahead(data.trained_on.batches())
-            fixed = itertools.repeat(next(batches))
-            sources = {"a fixed batch": fixed, name: batches}
-            rates = {}
-            trainings = {
-                precision: Training(options, with_training(recipe, {"precision": precision}), data)
-                for precision in PRECISIONS
-            }
-            for _ in range(2):  # in turn, since the speed of a machine drifts
-                for precision, training in trainings.items():
-                    for source, of_source in sources.items():
-                        rate = step_rate(training, of_source, N_STEPS)
-                        rates[precision, source] = max(rate, rates.get((precision, source), rate))
-            batches.close()
-
+        rates = step_rates(options, name, open_data)
         for (precision, source), (rate, waited) in rates.items():
             bare, single = rates[precision, "a fixed batch"][0], rates["float32", source][0]
             compared = f"{rate / bare:.3f} of a fixed batch, {rate / single:.2f} of float32"
-            print(f"| {precision}, {source} | {rate:.2f} | {compared} | {100 * waited:.1f} % |")
+            print_row(f"{precision}, {source}", f"{rate:.2f}", compared, f"{100 * waited:.1f} %")
+
+
+def step_rates(options: TrainingOptions, name: str, open_data) -> dict:
+    """Return step_rate by precision and source of batches, which are `name` and a fixed one."""
+    recipe, rates = chosen_recipe(options), {}
+    with open_data(options, recipe, Share()) as data:
+        batches = ahead(data.trained_on.batches())
+        sources = {"a fixed batch": itertools.repeat(next(batches)), name: batches}
+        trainings = {
+            precision: Training(options, with_training(recipe, {"precision": precision}), data)
+            for precision in PRECISIONS
+        }
+        for _ in range(2):  # in turn, since the speed of a machine drifts
+            for precision, training in trainings.items():
+                for source, of_source in sources.items():
+                    rate = step_rate(training, of_source, N_STEPS)
+                    rates[precision, source] = max(rate, rates.get((precision, source), rate))
+        batches.close()
+    return rates
 
 
 def measure_memory(corpus: Path, out: Path) -> None:
     """Print peak memory, and the time to the first iteration, of trainings on 1 and on 20 hours."""
-    packed_from = out / f"prepared_{N_MIXTURES[-1]}_{n_cores()}"
-    if not packed_from.exists():
-        prepare(corpus, out, N_MIXTURES[-1], n_cores())
-
-    print(
-        f"| training, {N_ITERATIONS} iterations | hours | peak MB | growth MB | s in all |\n"
-        "|---|---|---|---|---|"
-    )
+    packed_from = packed_training_set(corpus, out)
+    of_run = ("hours", "peak MB", "growth MB", "s in all")
+    print_head(f"training, {N_ITERATIONS} iterations", *of_run)
     for kind in ("on the fly", "data.h5"):
         first = None
         for hours in HOURS:
             workspace = out / f"memory_{hours}"
             test_set(corpus, workspace, RECIPE)
-            flags = [
-                "--workspace",
-                workspace,
-                "--te_snr",
-                0,
-                "--tr_snr",
-                0,
-                "--n_iterations",
-                N_ITERATIONS,
-            ]
-            flags += ["--recipe", RECIPE]
+            flags = ["--workspace", workspace, "--te_snr", 0, "--tr_snr", 0, "--recipe", RECIPE]
+            flags += ["--n_iterations", N_ITERATIONS]
             if kind == "on the fly":
-                speech_dir = long_speech(corpus, out / f"speech_{hours}h", hours)
-                flags += [
-                    "--on_the_fly",
-                    "--speech_dir",
-                    speech_dir,
-                    "--noise_dir",
-                    corpus / "train_noise_free",
-                ]
-                flags += ["--cache_mb", 32]  # both fill it within a few blocks
+                flags += ["--on_the_fly", "--cache_mb", 32]  # both fill it within a few blocks
+                flags += ["--speech_dir", long_speech(corpus, out / f"speech_{hours}h", hours)]
+                flags += ["--noise_dir", corpus / "train_noise_free"]
             else:
                 long_packed(packed_from, workspace, hours)
 
             seconds, memory = run("main_dnn", "train", *flags)
             first = first or memory
-            print(
-                f"| {kind} | {hours} | {memory:.0f} | {memory - first:+.0f} | {seconds:.0f} |",
-                flush=True,
-            )
+            growth = f"{memory - first:+.0f}"
+            print_row(kind, str(hours), f"{memory:.0f}", growth, f"{seconds:.0f}")
             shutil.rmtree(workspace)
 
 
@@ -299,10 +272,6 @@ def measure_memory(corpus: Path, out: Path) -> None:
 
 def measure_scoring(corpus: Path, out: Path) -> None:
     """Print how fast the test set is enhanced, and scored by one core and by all."""
-    import main_dnn
-    from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
-    from speech_enhancement.network.network import load_model
-
     workspace = out / "scoring"
     test_set(corpus, workspace, RECIPE)
     target = workspace / "models/0db/md_0iters.keras"
@@ -317,26 +286,17 @@ def measure_scoring(corpus: Path, out: Path) -> None:
         began = time.perf_counter()
         main_dnn.inference(str(workspace), 0, 0, [0.0])
         durations.append(time.perf_counter() - began)
-    print(f"\n| inference of {audio_s:.0f} s, loading in | real-time factor |\n|---|---|")
-    print(f"| shipped model | {min(durations) / audio_s:.4f} |")
+    print()
+    print_head(f"inference of {audio_s:.0f} s, loading in", "real-time factor")
+    print_row("shipped model", f"{min(durations) / audio_s:.4f}")
 
-    flags = (
-        "--workspace",
-        workspace,
-        "--speech_dir",
-        corpus / "test_speech",
-        "--te_snr",
-        0,
-        "--pesq",
-        ROOT / "pesq",
-    )
+    flags = ["--workspace", workspace, "--te_snr", 0, "--pesq", ROOT / "pesq"]
+    flags += ["--speech_dir", corpus / "test_speech"]
     alone, _ = run("evaluate", "calculate_pesq", *flags, "--n_jobs", 1)
     together, _ = run("evaluate", "calculate_pesq", *flags)
-    print("| scoring | s | ratio to one job |\n|---|---|---|")
-    print(
-        f"| one job | {alone:.1f} | 1 |\n"
-        f"| {n_cores()} jobs | {together:.1f} | {alone / together:.2f} |"
-    )
+    print_head("scoring", "s", "ratio to one job")
+    print_row("one job", f"{alone:.1f}", "1")
+    print_row(f"{n_cores()} jobs", f"{together:.1f}", f"{alone / together:.2f}")
 
 
 PARTS = {
@@ -349,21 +309,7 @@ PARTS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Measure the parts that are asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of the folders of audio")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for data and workspaces: 20 GB for memory"
-    )
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=PARTS,
-        default=list(PARTS),
-        help="parts to measure; default: all",
-    )
-    arguments = parser.parse_args(argv)
+    arguments = make_parser(__doc__, PARTS).parse_args(argv)
     for name in arguments.only:
         PARTS[name](arguments.corpus, arguments.out)
 
