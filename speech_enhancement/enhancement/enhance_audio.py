@@ -6,7 +6,7 @@ arrives and return what is ready; nothing is delayed against the recording, it o
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,7 @@ from speech_enhancement.parallel import ahead
 from speech_enhancement.recipe import Input
 
 TOP_BINS = slice(-33, -1)  # the uppermost kilohertz, but for the bin at half the sample rate
+Arrays = TypeVar("Arrays", bound=tuple)  # Measured or Ready
 PEAK_S = 5.0  # of a pipe are heard before its level is judged
 
 
@@ -153,9 +154,9 @@ class NormalizedStream:
         return starts, width, n_ready
 
 
-def joined(held: Measured, new: Measured) -> Measured:
-    """Return the measurements of two runs of frames, one behind the other."""
-    return Measured(*(np.concatenate(pair) for pair in zip(held, new, strict=True)))
+def joined(held: Arrays, new: Arrays) -> Arrays:
+    """Return what is known of two runs of frames, one behind the other."""
+    return type(held)(*(np.concatenate(pair) for pair in zip(held, new, strict=True)))
 
 
 class Level:
@@ -243,30 +244,20 @@ class FeatureStream:
         """Hold frames back until their neighbours are there; at the borders repeat the last."""
         if self._held is None:
             self._held = Ready(*(array[:0] for array in new))
-        spectrum, gain, frames, statistics = self._held
-        if len(new.frames) and not len(frames):
-            frames = np.repeat(new.frames[:1], self._borders[0], axis=0)
+        if len(new.frames) and not len(self._held.frames):
+            before = np.repeat(new.frames[:1], self._borders[0], axis=0)
+            self._held = self._held._replace(frames=before)
 
-        spectrum, gain = np.concatenate([spectrum, new.spectrum]), np.concatenate([gain, new.gain])
-        frames, statistics = (
-            np.concatenate([frames, new.frames]),
-            np.concatenate([statistics, new.statistics]),
-        )
+        known = joined(self._held, new)
         if is_last:
-            frames = np.pad(frames, ((0, self._borders[1]), (0, 0)), mode="edge")
-
-        n_ready = max(0, len(frames) - sum(self._borders))
+            frames = np.pad(known.frames, ((0, self._borders[1]), (0, 0)), mode="edge")
+            known = known._replace(frames=frames)
+        n_ready = max(0, len(known.frames) - sum(self._borders))
         if not is_last:
             n_ready -= n_ready % self._n_together  # segments of frames with the same statistics
-        self._held = Ready(
-            spectrum[n_ready:], gain[n_ready:], frames[n_ready:], statistics[n_ready:]
-        )
-        return Ready(
-            spectrum[:n_ready],
-            gain[:n_ready],
-            frames[: n_ready + sum(self._borders)],
-            statistics[:n_ready],
-        )
+        self._held = Ready(*(array[n_ready:] for array in known))
+        ready = Ready(*(array[:n_ready] for array in known))
+        return ready._replace(frames=known.frames[: n_ready + sum(self._borders)])
 
 
 class WaveStream:
@@ -279,13 +270,12 @@ class WaveStream:
     def add(self, spectrum: np.ndarray, is_last: bool = False) -> np.ndarray:
         """Take in (n_frames, n_freq) complex; return the samples that no later frame adds to."""
         frames = np.fft.irfft(spectrum)
-        carried = len(self._wave)
         wave, window_sum = self._wave, self._window_sum
         if len(frames):
             wave = overlap_add(frames, N_HOP)
             window_sum = overlap_add(np.broadcast_to(self._window, frames.shape), N_HOP)
-            wave[:carried] += self._wave
-            window_sum[:carried] += self._window_sum
+            wave[: len(self._wave)] += self._wave
+            window_sum[: len(self._wave)] += self._window_sum
         n_ready = len(wave) if is_last else len(frames) * N_HOP
         self._wave, self._window_sum = wave[n_ready:], window_sum[n_ready:]
         ready = wave[:n_ready] * self._scale

@@ -1,6 +1,7 @@
 """Enhancing at any sample rate: down to the model's and back, with what lies above its band."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -22,19 +23,14 @@ def enhanced_at_rate(
 
     What lies above the model's band is multiplied by the gain at the top of the band.
     """
+    counted = Counted(blocks)
     if rate == sample_rate:
-        counted = Counted(blocks)
-        enhanced = (
-            samples
-            for samples, _ in enhanced_blocks(
-                model, settings, counted, n_channels, smallest_gain, peaks
-            )
-        )
-        yield from cut_to(counted, enhanced)
+        pairs = enhanced_blocks(model, settings, counted, n_channels, smallest_gain, peaks)
+        yield from cut_to(counted, (samples for samples, _ in pairs))
         return
-    band = Band(blocks, rate, n_channels)
+    band = Band(counted, rate, n_channels)
     pairs = enhanced_blocks(model, settings, band.resampled(), n_channels, smallest_gain, peaks)
-    yield from cut_to(band.counted, band.restored(pairs))
+    yield from cut_to(counted, band.restored(pairs))
 
 
 class Counted:
@@ -76,9 +72,9 @@ class Band:
     """
 
     def __init__(
-        self, blocks: Iterator[np.ndarray], rate: int, n_channels: int, keeps_top: bool = True
+        self, blocks: Iterable[np.ndarray], rate: int, n_channels: int, keeps_top: bool = True
     ):
-        self.counted = Counted(blocks)
+        self._blocks = blocks
         self._keeps_top = keeps_top and rate > sample_rate
         self._rate, self._n_channels = rate, n_channels
         self._full: list[np.ndarray] = []  # blocks as they came, while they are needed
@@ -93,7 +89,7 @@ class Band:
     def resampled(self) -> Iterator[np.ndarray]:
         """Yield the blocks at the model's sample rate."""
         down = self._resampler(sample_rate, self._n_channels)
-        for block in self.counted:
+        for block in self._blocks:
             low = down.resample_chunk(block)
             if self._keeps_top:
                 self._full.append(block)
@@ -113,30 +109,26 @@ class Band:
         up = self._resampler(self._rate, self._n_channels * (2 if has_top else 1))
         top = TopGain(self._rate, self._n_channels)
         last = np.empty((0, self._n_channels), np.float32)
-        for enhanced, gains in pairs:
-            yield (
-                self._raised(up, enhanced, gains, top, is_last=False)
-                if has_top
-                else up.resample_chunk(enhanced)
-            )
-        yield (
-            self._raised(up, last, None, top, is_last=True)
-            if has_top
-            else up.resample_chunk(last, last=True)
-        )
+        for enhanced, gains in itertools.chain(pairs, [(last, None)]):
+            if has_top:
+                yield self._raised(up, enhanced, gains, top)
+            else:
+                yield up.resample_chunk(enhanced, last=gains is None)
 
     def _raised(
-        self, up, enhanced: np.ndarray, gains: np.ndarray | None, top: "TopGain", is_last: bool
+        self, up, enhanced: np.ndarray, gains: np.ndarray | None, top: "TopGain"
     ) -> np.ndarray:
-        """Return the next samples at the recording's rate, with the part above the band."""
+        """Return the next samples at the recording's rate, with the part above the band.
+
+        Without gains they are the last.
+        """
         if gains is not None:
             top.add(gains)
         low = take(self._low, len(enhanced), self._n_channels)
-        both = up.resample_chunk(np.concatenate([enhanced, low], axis=1), last=is_last)
+        both = up.resample_chunk(np.concatenate([enhanced, low], axis=1), last=gains is None)
         full = take(self._full, len(both), self._n_channels)
-        return both[:, : self._n_channels] + top.next(len(both)) * (
-            full - both[:, self._n_channels :]
-        )
+        inside, unprocessed = np.split(both, 2, axis=1)
+        return inside + top.next(len(both)) * (full - unprocessed)
 
 
 def take(blocks: list[np.ndarray], n_samples: int, n_channels: int) -> np.ndarray:
@@ -172,12 +164,7 @@ class TopGain:
         centres = (self._first_frame + np.arange(len(self._gains))) * N_HOP + n_window / 2
         gains = np.stack([np.interp(times, centres, column) for column in self._gains.T], axis=1)
         self._n_done += n_samples
-        n_past = max(
-            0,
-            int(self._n_done * sample_rate / self._rate - n_window / 2) // N_HOP
-            - 1
-            - self._first_frame,
-        )
-        n_past = min(n_past, max(0, len(self._gains) - 1))
+        n_begun = int(self._n_done * sample_rate / self._rate - n_window / 2) // N_HOP
+        n_past = max(0, min(n_begun - 1 - self._first_frame, len(self._gains) - 1))
         self._gains, self._first_frame = self._gains[n_past:], self._first_frame + n_past
         return gains.astype(np.float32)

@@ -50,6 +50,9 @@ class Share:
         return slice(self.index * n_each, (self.index + 1) * n_each)
 
 
+ALONE = Share()  # a single process with a single device
+
+
 def start_distribution() -> Share:
     """Join the processes that the KERAS_DISTRIBUTION_* variables announce; use all their devices.
 

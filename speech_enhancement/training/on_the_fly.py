@@ -24,7 +24,7 @@ from speech_enhancement.features import (
 from speech_enhancement.network_input import Scaler, frames_and_statistics, targets
 from speech_enhancement.parallel import in_order_ahead, n_cores
 from speech_enhancement.recipe import Recipe
-from speech_enhancement.training.devices import Share
+from speech_enhancement.training.devices import ALONE, Share
 from speech_enhancement.training.options import TrainingOptions
 from speech_enhancement.training.packed_batches import (
     Batch,
@@ -108,7 +108,7 @@ class MixtureStream:
         noise: Recordings,
         recipe: Recipe,
         seed: list[int],
-        share: Share = Share(),  # noqa: B008 (it is frozen)
+        share: Share = ALONE,
     ):
         self._speech, self._recipe, self._seed = speech, recipe, seed
         self._noise = NoiseSource(noise, speech, recipe.training_noise, SEGMENT_SAMPLES)

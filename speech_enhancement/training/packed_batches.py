@@ -13,7 +13,7 @@ from speech_enhancement.data.packed_data import open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe, data_settings
-from speech_enhancement.training.devices import Share
+from speech_enhancement.training.devices import ALONE, Share
 from speech_enhancement.training.options import TrainingOptions
 from speech_enhancement.training.packed_sequences import PackedSequences
 
@@ -75,7 +75,7 @@ class PackedData:
         scaler: Scaler,
         batch_size: int,
         seed: int = 0,
-        share: Share = Share(),  # noqa: B008 (it is frozen)
+        share: Share = ALONE,
     ):
         self._datasets = {name: [file[name] for file in files] for name in ("x", "y")}
         self._n_concat, self.scaler = n_concat, scaler

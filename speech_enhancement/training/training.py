@@ -22,7 +22,7 @@ from speech_enhancement.network.network import Settings, save_model
 from speech_enhancement.parallel import ahead
 from speech_enhancement.progress import say, track
 from speech_enhancement.recipe import Recipe
-from speech_enhancement.training.devices import Share, say_device, start_distribution
+from speech_enhancement.training.devices import ALONE, Share, say_device, start_distribution
 from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
 from speech_enhancement.training.options import TrainingOptions, chosen_recipe, with_training
 from speech_enhancement.training.packed_batches import (
@@ -54,11 +54,7 @@ class Training:
     """
 
     def __init__(
-        self,
-        options: TrainingOptions,
-        recipe: Recipe,
-        data: TrainingData,
-        share: Share = Share(),  # noqa: B008 (it is frozen)
+        self, options: TrainingOptions, recipe: Recipe, data: TrainingData, share: Share = ALONE
     ):
         self.options, self.recipe, self.data, self.share = options, recipe, data, share
         self.name = training_name(recipe.training.snr_db, recipe.training.snr_range_db)
@@ -310,7 +306,7 @@ def train(options: TrainingOptions) -> int:
     Raises:
       InputError: data or scaler are missing, damaged or made with different settings.
     """
-    share = start_distribution() if options.distribute else Share()
+    share = start_distribution() if options.distribute else ALONE
     recipe = chosen_recipe(options)
     open_data = open_mixing_on_the_fly if options.on_the_fly else open_packed_training
     with open_data(options, recipe, share) as data:
