@@ -139,7 +139,7 @@ def find_training(
         raise InputError("expected --tr_snr or --tr_snr_range, found both; leave one out")
     if tr_snr or tr_snr_range:
         return training_name(tr_snr or [], tr_snr_range)
-    written = _recorded_trainings(workspace)
+    written = _require_trainings(workspace)
     last = max(written, key=written.get)
     if len(written) > 1:
         print(
@@ -159,26 +159,25 @@ def require_training(
     """
     if not tr_snr and not tr_snr_range:
         return None
-    name, names = find_training(workspace, tr_snr, tr_snr_range), _recorded_trainings(workspace)
+    name, names = find_training(workspace, tr_snr, tr_snr_range), _require_trainings(workspace)
     if name not in names:
         raise InputError(f"{workspace} holds the trainings {', '.join(names)}, not {name}")
     return name
 
 
-def _recorded_trainings(workspace: str) -> dict[str, float]:
-    """Return when each training of a workspace last recorded its losses, by name.
-
-    Raises:
-      InputError: there is no training.
-    """
+def recorded_trainings(workspace: str) -> dict[str, float]:
+    """Return when each training of a workspace last recorded its losses, by name, in order."""
     folder = os.path.join(workspace, "training_stats")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    written = {
-        name: os.path.getmtime(training_stats_path(workspace, name))
-        for name in names
-        if os.path.isfile(training_stats_path(workspace, name))
-    }
+    paths = {name: training_stats_path(workspace, name) for name in names}
+    return {name: os.path.getmtime(path) for name, path in paths.items() if os.path.isfile(path)}
+
+
+def _require_trainings(workspace: str) -> dict[str, float]:
+    """Return recorded_trainings; raise InputError if there is none."""
+    written = recorded_trainings(workspace)
     if not written:
+        folder = os.path.join(workspace, "training_stats")
         raise InputError(f"{folder} holds no training; run train first")
     return written
 

@@ -189,22 +189,20 @@ def plot_training_stat(
 
     end = max(iterations) + 1 if fin_iter is None else fin_iter
     kept = [
-        bgn_iter <= iteration < end and (iteration - bgn_iter) % interval_iter == 0
-        for iteration in iterations
+        index
+        for index, iteration in enumerate(iterations)
+        if bgn_iter <= iteration < end and (iteration - bgn_iter) % interval_iter == 0
     ]
-    if not any(kept):
+    if not kept:
         raise InputError(
             f"{source} has no iteration in range({bgn_iter}, {end:g}, {interval_iter}); "
             f"it has {', '.join(f'{value:g}' for value in iterations)}"
         )
 
-    iterations, *losses_kept = (
-        [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
-        for values in (iterations, *losses.values())
-    )
     path = training_figure_path(workspace, tr_name)
-    save_training_curve(path, iterations, dict(zip(losses, losses_kept, strict=True)))
-    print(f"{len(iterations)} evaluations -> {path}")
+    losses = {name: [values[index] for index in kept] for name, values in losses.items()}
+    save_training_curve(path, [iterations[index] for index in kept], losses)
+    print(f"{len(kept)} evaluations -> {path}")
 
 
 def save_training_curve(path: str, iterations: list[float], losses: dict[str, list[float]]) -> None:

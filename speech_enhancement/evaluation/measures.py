@@ -173,12 +173,9 @@ def stoi_scores(reference: np.ndarray, degraded: np.ndarray) -> dict[str, float]
     bands = _third_octave_bands(reference, degraded)
     if bands[0].shape[1] < N:
         raise UnscorableError("less than 0.4 s of speech")
-    clean, noisy = (
-        np.lib.stride_tricks.sliding_window_view(of_wave, N, axis=1) for of_wave in bands
-    )
-    gain = np.linalg.norm(clean, axis=2, keepdims=True) / (
-        np.linalg.norm(noisy, axis=2, keepdims=True) + _EPSILON
-    )
+    segments = [np.lib.stride_tricks.sliding_window_view(band, N, axis=1) for band in bands]
+    norms = [np.linalg.norm(of_wave, axis=2, keepdims=True) for of_wave in segments]
+    (clean, noisy), gain = segments, norms[0] / (norms[1] + _EPSILON)
     limited = np.minimum(noisy * gain, clean * (1 + 10 ** (-BETA / 20)))  # no worse than -15 dB
     n_bands, n_segments = clean.shape[:2]
     by_band = np.sum(_normalized(limited, 2) * _normalized(clean, 2))

@@ -13,7 +13,6 @@ from speech_enhancement.data.mixture_features import check_features, read_featur
 from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError, foreseen_disk_errors
 from speech_enhancement.evaluation.figures import (
-    LoggedLosses,
     colours,
     read_losses,
     save_plain_spectrogram,
@@ -29,10 +28,10 @@ from speech_enhancement.progress import track
 from speech_enhancement.workspace import (
     enhanced_path,
     mixed_audio_path,
+    recorded_trainings,
     report_dir,
     require_training,
     scores_path,
-    training_stats_path,
 )
 
 
@@ -69,8 +68,8 @@ def report(
     require_waves(workspace, speech_dir, te_snr, mixtures)
     for mixture in mixtures:
         check_features(workspace, "test", te_snr, mixture)
-    at_snrs, trainings = read_tables_at_snrs(workspace), read_trainings(workspace)
-    trainings = [training for training in trainings if tr_name in (None, training.tr_name)]
+    at_snrs = read_tables_at_snrs(workspace)
+    trainings = [read_losses(workspace, name) for name in recorded_trainings(workspace)]
 
     folder = report_dir(workspace)
     index = os.path.join(folder, "index.html")
@@ -78,7 +77,8 @@ def report(
     write = functools.partial(write_test_file, workspace, te_snr, speech_dir)
     files = list(track(in_threads(write, enumerate(mixtures, start=1)), len(mixtures), "mixtures"))
     curves = {}
-    for number, training in enumerate(trainings, start=1):
+    shown = [one for one in trainings if one.iterations and tr_name in (None, one.tr_name)]
+    for number, training in enumerate(shown, start=1):
         curves[training.tr_name] = name = f"training-{number}.png"
         picture = os.path.join(folder, "files", name)
         save_training_curve(picture, training.iterations, training.losses)
@@ -109,25 +109,10 @@ def check_scores(path: str, table: ScoreTable, mixtures: list[Mixture]) -> None:
 def read_tables_at_snrs(workspace: str) -> dict[float, ScoreTable]:
     """Return the scores of the test set at each SNR that it was scored at, in rising order."""
     folder = os.path.dirname(os.path.dirname(scores_path(workspace, 0)))
-    snrs = [
-        float(name[:-2])
-        for name in os.listdir(folder)
-        if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?db", name)
-    ]
-    paths = {snr: scores_path(workspace, snr) for snr in sorted(snrs)}
+    found = (re.fullmatch(r"(-?\d+(\.\d+)?(e-?\d+)?)db", name) for name in os.listdir(folder))
+    snrs = sorted(float(match[1]) for match in found if match)
+    paths = {snr: scores_path(workspace, snr) for snr in snrs}
     return {snr: read_score_table(path) for snr, path in paths.items() if os.path.isfile(path)}
-
-
-def read_trainings(workspace: str) -> list[LoggedLosses]:
-    """Return the losses that each training recorded; trainings without any are left out."""
-    folder = os.path.join(workspace, "training_stats")
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    trainings = [
-        read_losses(workspace, name)
-        for name in names
-        if os.path.isfile(training_stats_path(workspace, name))
-    ]
-    return [training for training in trainings if training.iterations]
 
 
 # --- What it writes ---------------------------------------------------------------------------
@@ -148,14 +133,10 @@ def write_test_file(
     mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
     path = enhanced_path(workspace, te_snr, mixture.name)
     enhanced = with_length(read_audio(path), len(mixed), path, "run inference again")
-    clean, clean_magnitude = clean_speech(workspace, te_snr, speech_dir, mixture, len(mixed))
+    clean, of_clean = clean_speech(workspace, te_snr, speech_dir, mixture, len(mixed))
 
     waves = {"noisy": mixed, "enhanced": enhanced, "clean": clean}
-    magnitudes = {
-        "noisy": magnitude(mixed),
-        "enhanced": magnitude(enhanced),
-        "clean": clean_magnitude,
-    }
+    magnitudes = {"noisy": magnitude(mixed), "enhanced": magnitude(enhanced), "clean": of_clean}
     gain = 1 / max(1.0, *(float(np.max(np.abs(wave))) for wave in waves.values()))
     loudest = float(magnitudes["noisy"].max())
 
@@ -166,15 +147,11 @@ def write_test_file(
         write_pcm16(os.path.join(folder, f"{base}.wav"), gain * wave)
         save_plain_spectrogram(os.path.join(folder, f"{base}.png"), magnitudes[signal], loudest)
         label = "clean (mixture's phase)" if signal == "clean" and speech_dir is None else signal
-        signals.append(
-            Signal(
-                label, f"{base}.wav", f"{base}.png", *place_in_time(magnitudes[signal], len(wave))
-            )
-        )
+        place = place_in_time(magnitudes[signal], len(wave))
+        signals.append(Signal(label, f"{base}.wav", f"{base}.png", *place))
 
-    return TestFile(
-        number, mixture.speech_name, mixture.noise_name, len(mixed) / sample_rate, signals
-    )
+    duration_s = len(mixed) / sample_rate
+    return TestFile(number, mixture.speech_name, mixture.noise_name, duration_s, signals)
 
 
 def clean_speech(

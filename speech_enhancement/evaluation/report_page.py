@@ -1,6 +1,7 @@
 """The text of the report's page: what its template shows, as numbers. No files but the template."""
 
 import os
+from collections import Counter
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -75,7 +76,10 @@ class ShownMeasure:
         self.lower_is_better = "distortion" in name
         self.by_noise = statistics_by_noise(page.table, name)
         self.average = average(self.by_noise)
-        self.at_snrs = averages_at_snrs(page, name)
+        of_snrs = {
+            snr: average(statistics_by_noise(table, name)) for snr, table in page.at_snrs.items()
+        }
+        self.at_snrs = {snr: one for snr, one in of_snrs.items() if one is not None}
 
     def text(self, value: float, sign: str = "") -> str:
         """Return a score, or with the sign "+" a gain, as text."""
@@ -86,14 +90,6 @@ class ShownMeasure:
         if float(self.text(gain)) == 0:
             return ""
         return "better" if (gain < 0) == self.lower_is_better else "worse"
-
-
-def averages_at_snrs(page: Page, measure: str) -> dict[float, Statistics]:
-    """Return the averages of a measure at each SNR that has scores of it."""
-    averages = {
-        snr: average(statistics_by_noise(table, measure)) for snr, table in page.at_snrs.items()
-    }
-    return {snr: statistics for snr, statistics in averages.items() if statistics is not None}
 
 
 class Axis:
@@ -116,13 +112,7 @@ class Axis:
 
 def gain_axis(statistics: list[Statistics]) -> Axis:
     """Return an axis for gains and their deviations."""
-    return Axis(
-        [
-            all_three.mean[2] + sign * all_three.std[2]
-            for all_three in statistics
-            for sign in (-1, 1)
-        ]
-    )
+    return Axis([one.mean[2] + sign * one.std[2] for one in statistics for sign in (-1, 1)])
 
 
 def ticks(low: float, high: float, n_most: int = 6) -> list[float]:
@@ -150,17 +140,9 @@ def page_text(page: Page) -> str:
         measures=measures,
         measures_at_several_snrs=[measure for measure in measures if len(measure.at_snrs) > 1],
         leading_measures=LEADING_MEASURES,
-        n_files_of_noises=count_files(page.table),
+        n_files_of_noises=Counter(flat_name(noise) for _, noise in page.table.of_files),
         gain_axis=gain_axis,
         ticks=ticks,
         link=lambda name: f"files/{quote(name)}",  # relative to the page
         counted=lambda number, what: f"{number} {what}" + ("" if number == 1 else "s"),
     )
-
-
-def count_files(table: ScoreTable) -> dict[str, int]:
-    """Return how many files of each noise there are, scored or not."""
-    counts = {}
-    for _, noise_name in table.of_files:
-        counts[flat_name(noise_name)] = counts.get(flat_name(noise_name), 0) + 1
-    return counts

@@ -142,13 +142,10 @@ def get_stats(
     first_width = max(16, *map(len, by_noise))
     layout = f"{{:<{first_width}}} {{:<16}} {{:<16}} {{}}"
     line = "-" * (first_width + 40)
-    heading, n_decimals = MEASURES[measure].heading, MEASURES[measure].n_decimals
+    heading, _, n_decimals = MEASURES[measure]
 
-    print(
-        layout.format(
-            f"Noise({snr_name(te_snr).replace('db', 'dB')})", heading, "unprocessed", "files"
-        )
-    )
+    corner = f"Noise({snr_name(te_snr).replace('db', 'dB')})"
+    print(layout.format(corner, heading, "unprocessed", "files"))
     print(line)
     for noise, statistics in by_noise.items():
         print(layout.format(noise, *_cells(statistics, n_decimals)))

@@ -92,9 +92,8 @@ def score_wave(
             f"{degraded_path} has {len(degraded)} samples at {sample_rate} Hz, "
             f"its clean speech {reference_path} {len(reference)}; check {reference_flag}"
         )
-    n_samples = min(
-        len(reference), len(degraded)
-    )  # resampled speech may be a sample longer or shorter
+    # Resampled speech may be a sample longer or shorter.
+    n_samples = min(len(reference), len(degraded))
     reference, degraded = reference[:n_samples], degraded[:n_samples]
     for path, audio in zip(paths, (reference, degraded), strict=True):
         if not audio.any():
@@ -122,19 +121,15 @@ def score_arrays(
       narrow: reference and degraded at 8 kHz, for PESQ; None: they had another rate.
     """
     rate = NARROW_BAND_RATE if narrow else sample_rate
+    waves = narrow or (reference, degraded)
     clean, noisy = reference.astype(np.float64), degraded.astype(np.float64)
+    at_level = functools.partial(at_level_in, clean, noisy)
     measures = (
-        (
-            PESQ_COLUMNS,
-            lambda: pesq_scores(program, *(narrow or (reference, degraded)), rate).values(),
-        ),
+        (PESQ_COLUMNS, lambda: pesq_scores(program, *waves, rate).values()),
         (["stoi", "estoi"], lambda: stoi_scores(reference, degraded).values()),
         (["si_sdr"], lambda: [si_sdr(clean, noisy)]),
-        (["segmental_snr"], lambda: [segmental_snr(at_level_in(clean, noisy), noisy)]),
-        (
-            ["log_spectral_distortion"],
-            lambda: [log_spectral_distortion(at_level_in(clean, noisy), noisy)],
-        ),
+        (["segmental_snr"], lambda: [segmental_snr(at_level(), noisy)]),
+        (["log_spectral_distortion"], lambda: [log_spectral_distortion(at_level(), noisy)]),
     )
 
     scores, reasons = {}, {}
