@@ -196,9 +196,8 @@ def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.nda
 def csv_text(columns: list[str], rows: list, delimiter: str = ",") -> str:
     """Return a header and rows as the text of a CSV file; a tab-separated one has no quotes."""
     buffer = io.StringIO()
-    csv.writer(buffer, delimiter=delimiter, lineterminator="\n", **_quoting(delimiter)).writerows(
-        [columns, *rows]
-    )
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n", **_quoting(delimiter))
+    writer.writerows([columns, *rows])
     return buffer.getvalue()
 
 
@@ -229,12 +228,9 @@ def read_table(
     if not lines:
         raise InputError(f"{path} is empty; run {made_by} again")
 
-    header = lines[0]
-    rows = [
-        (f"{path} row {number}", fields)
-        for number, fields in enumerate(lines[1:], start=2)
-        if fields
-    ]
+    header, *others = lines
+    numbered = enumerate(others, start=2)
+    rows = [(f"{path} row {number}", fields) for number, fields in numbered if fields]
     for where, fields in rows:
         if len(fields) != len(header):
             raise InputError(
@@ -252,16 +248,3 @@ def parse_number(field: str, where: str) -> float:
         raise InputError(
             f"{where}: expected a number, found {field!r}; fix the row or make the file again"
         ) from error
-
-
-def read_csv(
-    path: str, columns: list[str], delimiter: str, made_by: str
-) -> list[tuple[str, list[str]]]:
-    """Read the rows of a CSV file that starts with a given header; see read_table."""
-    header, rows = read_table(path, delimiter, made_by)
-    if header != columns:
-        separated = "tab" if delimiter == "\t" else "comma"
-        raise InputError(
-            f"{path}: expected the {separated}-separated header {columns}, found {header}; fix it"
-        )
-    return rows

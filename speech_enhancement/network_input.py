@@ -285,9 +285,7 @@ def estimate_windows(n_frames: int, window_s: float) -> tuple[np.ndarray, int]:
     width = round(window_s * FRAMES_PER_SECOND)
     if n_frames <= width:
         return np.array([0]), n_frames
-    centres = np.arange(
-        FRAMES_PER_ESTIMATE // 2, n_frames + FRAMES_PER_ESTIMATE // 2, FRAMES_PER_ESTIMATE
-    )
+    centres = np.arange(0, n_frames, FRAMES_PER_ESTIMATE) + FRAMES_PER_ESTIMATE // 2
     return np.clip(centres - width // 2, 0, n_frames - width), width
 
 
@@ -347,8 +345,5 @@ class Scaler:
     def statistics(self, statistics: np.ndarray) -> np.ndarray:
         """Scale (..., n_statistics, n_freq) statistics, to (..., n_statistics * n_freq) float32."""
         mean, std = self.statistics_mean.astype(np.float32), self.statistics_std.astype(np.float32)
-        return (
-            ((statistics - mean) / std)
-            .astype(np.float32, copy=False)
-            .reshape(*statistics.shape[:-2], -1)
-        )
+        scaled = ((statistics - mean) / std).astype(np.float32, copy=False)
+        return scaled.reshape(*statistics.shape[:-2], -1)

@@ -29,9 +29,8 @@ class Input:
     @property
     def n_statistics(self) -> int:
         """How many rows of statistics follow the n_concat frames of a window."""
-        return {"none": 0, "first_frames": 1, "percentiles": len(self.percentiles)}[
-            self.noise_estimate
-        ]
+        counts = {"none": 0, "first_frames": 1, "percentiles": len(self.percentiles)}
+        return counts[self.noise_estimate]
 
     @property
     def follows_level(self) -> bool:
@@ -140,12 +139,9 @@ def load_recipe(name: str) -> Recipe:
     """
     path = name if name.endswith(".toml") else os.path.join(RECIPES_DIR, f"{name}.toml")
     if not os.path.isfile(path):
-        shipped = ", ".join(
-            sorted(entry.removesuffix(".toml") for entry in os.listdir(RECIPES_DIR))
-        )
-        raise MissingFileError(
-            f"{path} is missing; --recipe is one of {shipped}, or a path that ends in .toml"
-        )
+        names = sorted(entry.removesuffix(".toml") for entry in os.listdir(RECIPES_DIR))
+        expected = f"one of {', '.join(names)}, or a path that ends in .toml"
+        raise MissingFileError(f"{path} is missing; --recipe is {expected}")
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
@@ -237,24 +233,16 @@ def _section(kind: type, content: dict, where: str):
     if not isinstance(content, dict):
         raise InputError(f"{where}: expected a section, found {content!r}; fix it")
     _check_names(content, fields, where)
-    return kind(
-        **{name: _value(name, fields[name], value, where) for name, value in content.items()}
-    )
+    values = {name: _value(name, fields[name], value, where) for name, value in content.items()}
+    return kind(**values)
 
 
 def _value(name: str, expected: type, value, where: str):
     """Return a value of a recipe as what it is expected to be; lists of numbers become tuples."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    is_numbers = isinstance(value, list | tuple) and all(
-        type(number) in (int, float) for number in value
-    )
-    fits = (
-        is_number
-        if expected is float
-        else is_numbers
-        if expected is tuple
-        else type(value) is expected
-    )
+    if expected is tuple:
+        fits = isinstance(value, list | tuple) and {*map(type, value)} <= {int, float}
+    else:
+        fits = type(value) in ((int, float) if expected is float else (expected,))
     if not fits:
         kind = "numbers in brackets" if expected is tuple else f"of type {expected.__name__}"
         raise InputError(f"{where}: expected {name} to be {kind}, found {value!r}; fix it")

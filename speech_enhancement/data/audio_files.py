@@ -119,10 +119,8 @@ def find_audio(
 
 def audio_path(folder: str, name: str) -> str:
     """Return the path of a file in a folder, however its accented letters are encoded there."""
-    paths = [
-        os.path.join(folder, name),
-        *(os.path.join(folder, unicodedata.normalize(form, name)) for form in _FORMS),
-    ]
+    names = (name, *(unicodedata.normalize(form, name) for form in _FORMS))
+    paths = [os.path.join(folder, spelling) for spelling in names]
     return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
@@ -216,10 +214,8 @@ def read_audio(path: str, rate: int = sample_rate) -> np.ndarray:
         channels cancel each other.
     """
     with opened(path) as file:
-        n_expected = (
-            _resampled_length(file.frames or 0, file.samplerate, rate) + 64
-        )  # resampling may overshoot
-        audio, end = np.zeros(n_expected, np.float32), 0
+        n_expected = _resampled_length(file.frames or 0, file.samplerate, rate)
+        audio, end = np.zeros(n_expected + 64, np.float32), 0  # resampling may overshoot
         for block in _resampled(file, rate):
             if end + len(block) > len(audio):
                 audio = np.concatenate([audio[:end], np.zeros(end + len(block) + 64, np.float32)])

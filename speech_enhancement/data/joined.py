@@ -138,9 +138,8 @@ def _of_flac(content: mmap.mmap, start: int, end: int) -> Streams:
 
 def _flac_announced(content: mmap.mmap, start: int) -> int:
     """Return how many samples the header of a FLAC stream announces; 0 if it does not know."""
-    n_samples = (
-        int.from_bytes(content[start + 21 : start + _FLAC_HEAD].rjust(5, b"\0"), "big") % 2**36
-    )
+    field = content[start + 21 : start + _FLAC_HEAD].rjust(5, b"\0")
+    n_samples = int.from_bytes(field, "big") % 2**36
     return 0 if n_samples == 2**36 - 1 else n_samples
 
 
@@ -154,11 +153,8 @@ def _flac_end(content: mmap.mmap, start: int, end: int) -> int | None:
         found = _flac_frame(tail[match.start() : match.start() + 16])
         if found is not None:
             number, n_samples = found
-            return (
-                number + n_samples
-                if tail[match.start() + 1] & 1
-                else number * block_size + n_samples
-            )
+            counts_samples = tail[match.start() + 1] & 1
+            return number * (1 if counts_samples else block_size) + n_samples
     return None
 
 
@@ -260,6 +256,5 @@ def _endless_xing(frame: bytes) -> bytes:
     n_bytes = 144 * 112_000 // rate if is_first else 72 * 64_000 // rate
     n_before = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
     head = bytes([0xFF, frame[1] | 1, 0x80 | frame[2] & 0x0C, frame[3]])
-    return (head + bytes(n_before) + b"Xing" + struct.pack(">II", 1, 2**31 - 1)).ljust(
-        n_bytes, b"\0"
-    )
+    xing = head + bytes(n_before) + b"Xing" + struct.pack(">II", 1, 2**31 - 1)
+    return xing.ljust(n_bytes, b"\0")

@@ -90,11 +90,8 @@ def runs_of_one_noise(mixtures: list[Mixture]) -> list[list[Mixture]]:
     runs = []
     by_noise = sorted(mixtures, key=lambda mixture: mixture.noise_name)
     for _, same in itertools.groupby(by_noise, lambda mixture: mixture.noise_name):
-        same = list(same)
-        runs += [
-            same[start : start + MIXTURES_AT_ONCE]
-            for start in range(0, len(same), MIXTURES_AT_ONCE)
-        ]
+        while run := list(itertools.islice(same, MIXTURES_AT_ONCE)):
+            runs.append(run)
     return runs
 
 

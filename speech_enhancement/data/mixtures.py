@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from speech_enhancement.errors import InputError
-from speech_enhancement.files import csv_text, read_csv, write_text
+from speech_enhancement.files import csv_text, read_table, write_text
 from speech_enhancement.workspace import check_output_names, flat_name, mixture_csv_path, shortened
 
 ATTEMPTS = 50  # to draw a part of a noise that is not silent
@@ -84,20 +84,17 @@ def create_mixture_csv(
         speech_path = os.path.join(speech_dir, speech_name)
         n_speech = audio_length(speech_path)
         check_speech_length(n_speech, speech_path)
-        chosen = (
-            draw_noises(speech_name, noise_names, magnification)
-            if data_type == "train"
-            else noise_names
-        )
+        chosen = noise_names
+        if data_type == "train":
+            chosen = draw_noises(speech_name, noise_names, magnification)
         for noise_name in chosen:
             noise_path, n_noise = os.path.join(noise_dir, noise_name), noise_lengths[noise_name]
-            onset, offset = draw_sounding(
-                hear, speech_name, noise_name, n_speech, noise_path, n_noise
-            )
-            mixtures.append(Mixture(speech_name, noise_name, onset, offset))
+            names = (speech_name, noise_name)
+            part = draw_sounding(hear, *names, n_speech, noise_path, n_noise)
+            mixtures.append(Mixture(*names, *part))
 
     path = mixture_csv_path(workspace, data_type)
-    write_mixtures(path, mixtures)
+    write_text(path, csv_text(CSV_COLUMNS, mixtures, delimiter="\t"))
     print(
         f"{len(speech_names)} speech and {len(noise_names)} noise files: "
         f"{len(mixtures)} mixtures -> {path}"
@@ -123,11 +120,6 @@ def draw_sounding(
     return onset, onset + n_speech
 
 
-def write_mixtures(path: str, mixtures: list[Mixture]) -> None:
-    """Write a mixture CSV (tab separated, with a header)."""
-    write_text(path, csv_text(CSV_COLUMNS, mixtures, delimiter="\t"))
-
-
 def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
     """Read the mixture CSV of the train or test set, made by create_mixture_csv or by hand.
 
@@ -136,10 +128,13 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
         share an output name.
     """
     path = mixture_csv_path(workspace, data_type)
+    header, rows = read_table(path, "\t", "create_mixture_csv")
+    if header != CSV_COLUMNS:
+        raise InputError(
+            f"{path}: expected the tab-separated header {CSV_COLUMNS}, found {header}; fix it"
+        )
     mixtures, rows_of_pairs = [], {}
-    for where, (speech_name, noise_name, onset, offset) in read_csv(
-        path, CSV_COLUMNS, "\t", "create_mixture_csv"
-    ):
+    for where, (speech_name, noise_name, onset, offset) in rows:
         are_numbers = onset.isdecimal() and offset.isdecimal() and max(len(onset), len(offset)) < 16
         if not (are_numbers and int(onset) < int(offset)):
             raise InputError(
@@ -155,13 +150,9 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
 
     if not mixtures:
         raise InputError(f"{path} lists no mixture; run create_mixture_csv again")
-    check_output_names(
-        [
-            (mixture.name, f"{mixture.speech_name} with {mixture.noise_name}")
-            for mixture in mixtures
-        ],
-        path,
-    )
+    pairs = [f"{mixture.speech_name} with {mixture.noise_name}" for mixture in mixtures]
+    names = [mixture.name for mixture in mixtures]
+    check_output_names(list(zip(names, pairs, strict=True)), path)
     return mixtures
 
 
@@ -180,9 +171,8 @@ def keyed_number(*keys: str) -> int:
 
 def draw_noises(speech_name: str, noise_names: list[str], magnification: int) -> list[str]:
     """Draw noises for a speech without replacement: the first of an order that the names define."""
-    return sorted(
-        noise_names, key=lambda noise_name: keyed_number("rank", speech_name, noise_name)
-    )[:magnification]
+    ranked = sorted(noise_names, key=lambda name: keyed_number("rank", speech_name, name))
+    return ranked[:magnification]
 
 
 def draw_segment(
