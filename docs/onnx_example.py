@@ -13,14 +13,10 @@ import onnxruntime
 import soundfile
 
 network = onnxruntime.InferenceSession(sys.argv[1])
-about = {
-    name: json.loads(text) for name, text in network.get_modelmeta().custom_metadata_map.items()
-}
-recipe, every, epsilon = (
-    about["recipe"]["input"],
-    about["frames_per_estimate"],
-    about["log_epsilon"],
-)
+metadata = network.get_modelmeta().custom_metadata_map
+about = {name: json.loads(text) for name, text in metadata.items()}
+recipe, every = about["recipe"]["input"], about["frames_per_estimate"]
+epsilon = about["log_epsilon"]
 wave, rate = soundfile.read(sys.argv[2])
 assert rate == about["sample_rate"] and wave.ndim == 1 and recipe["noise_estimate"] == "percentiles"
 
@@ -29,15 +25,10 @@ padded = np.pad(wave, (0, max(n_window - len(wave), -(len(wave) - n_window) % n_
 window = np.hamming(n_window)
 spectrum = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, n_window)[::n_hop] * window)
 spectrum /= np.sqrt(np.sum(window**2))
-log, power, n_frames = (
-    np.log(np.abs(spectrum) + epsilon),
-    np.mean(np.abs(spectrum) ** 2, axis=1),
-    len(spectrum),
-)
+log, power = np.log(np.abs(spectrum) + epsilon), np.mean(np.abs(spectrum) ** 2, axis=1)
 
-width = min(
-    n_frames, round(recipe["level_window_s"] * rate / n_hop)
-)  # each estimate is of so many frames
+n_frames = len(spectrum)
+width = min(n_frames, round(recipe["level_window_s"] * rate / n_hop))  # frames of an estimate
 starts = np.clip(np.arange(0, n_frames, every) + every // 2 - width // 2, 0, n_frames - width)
 levels, statistics, least = [], [], []
 for start in starts:
@@ -54,10 +45,8 @@ frames = np.maximum(log - levels[of_frame, None], -about["floor"])
 middle = len(recipe["percentiles"]) // 2
 frames = np.where((power < least[of_frame])[:, None], statistics[of_frame, middle], frames)
 frames = np.pad(frames, ((recipe["n_concat"] // 2,) * 2, (0, 0)), mode="edge")
-inputs = {
-    "frames": frames.astype(np.float32),
-    "statistics": statistics[of_frame].astype(np.float32),
-}
+inputs = {"frames": frames, "statistics": statistics[of_frame]}
+inputs = {name: values.astype(np.float32) for name, values in inputs.items()}
 mask = network.run(["mask"], inputs)[0]
 
 enhanced, divisor = np.zeros(len(padded)), np.zeros(len(padded))

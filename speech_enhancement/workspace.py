@@ -63,30 +63,27 @@ def mixture_csv_path(workspace: str, data_type: str) -> str:
 
 def mixed_audio_path(workspace: str, data_type: str, snr: float, name: str) -> str:
     """Return the path of a mixture's wave."""
-    return os.path.join(
-        workspace, "mixed_audios", "spectrogram", data_type, snr_name(snr), f"{name}.wav"
-    )
+    return os.path.join(_folder(workspace, "mixed_audios", data_type, snr), f"{name}.wav")
 
 
 def features_path(workspace: str, data_type: str, snr: float, name: str) -> str:
     """Return the path of a mixture's spectra."""
-    return os.path.join(
-        workspace, "features", "spectrogram", data_type, snr_name(snr), f"{name}.npz"
-    )
+    return os.path.join(_folder(workspace, "features", data_type, snr), f"{name}.npz")
 
 
 def packed_path(workspace: str, data_type: str, snr: float) -> str:
     """Return the path of the context windows and targets of all mixtures."""
-    return os.path.join(
-        workspace, "packed_features", "spectrogram", data_type, snr_name(snr), "data.h5"
-    )
+    return os.path.join(_folder(workspace, "packed_features", data_type, snr), "data.h5")
 
 
 def scaler_path(workspace: str, data_type: str, snrs: list[float]) -> str:
     """Return the path of the mean and standard deviation of each bin, at one or several SNRs."""
-    return os.path.join(
-        workspace, "packed_features", "spectrogram", data_type, snr_name(*snrs), "scaler.npz"
-    )
+    return os.path.join(_folder(workspace, "packed_features", data_type, *snrs), "scaler.npz")
+
+
+def _folder(workspace: str, kind: str, data_type: str, *snrs: float) -> str:
+    """Return the folder of mixtures, or of what was made of them, at one or several SNRs."""
+    return os.path.join(workspace, kind, "spectrogram", data_type, snr_name(*snrs))
 
 
 def models_dir(workspace: str, tr_name: str) -> str:
@@ -96,9 +93,8 @@ def models_dir(workspace: str, tr_name: str) -> str:
 
 def model_path(workspace: str, tr_name: str, iteration: int | str) -> str:
     """Return the path of the model saved after an iteration, or of the "best" one."""
-    return os.path.join(
-        models_dir(workspace, tr_name), f"md_{iteration}iters.keras".replace("bestiters", "best")
-    )
+    name = "md_best.keras" if iteration == "best" else f"md_{iteration}iters.keras"
+    return os.path.join(models_dir(workspace, tr_name), name)
 
 
 def saved_iterations(folder: str) -> list[int]:

@@ -25,7 +25,7 @@ from speech_enhancement.errors import InputError, MissingFileError
 
 BLOCK_SAMPLES = 2**16  # of each channel of a file, read together
 LARGEST_SAMPLE = 1e10  # also of files that hold integers of 32 bits as floats
-_ENDLESS = 2**40  # samples; libsndfile says more where it does not know
+ENDLESS = 2**40  # samples; libsndfile says more where it does not know
 _WIDTHS = dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1)  # bytes of a sample
 _WIDTHS |= {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
@@ -260,14 +260,14 @@ class SoundFile:
                 self.n_read += len(block)
                 yield block
         except soundfile.SoundFileError as error:
-            known = announced if announced < _ENDLESS else "an unknown number of"
+            known = announced if announced < ENDLESS else "an unknown number of"
             told = self._announced or known
             raise InputError(
                 f"{self.path} is cut short or damaged ({reason_of(error)}): "
                 f"{told} samples announced, {n_before + stream.tell()} found; replace or remove it"
             ) from error
 
-        if self.n_read < announced < _ENDLESS:
+        if self.n_read < announced < ENDLESS:
             raise cut_short(self.path, announced, self.n_read)
 
 

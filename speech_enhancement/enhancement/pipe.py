@@ -13,16 +13,14 @@ import numpy as np
 import soundfile
 
 from speech_enhancement.data.containers import is_unknown
-from speech_enhancement.data.sound_file import check_samples
+from speech_enhancement.data.sound_file import ENDLESS, check_samples
 from speech_enhancement.enhancement.recordings import check_signal, limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.errors import InputError, foreseen_disk_errors
 
 BLOCK_BYTES = 2**16  # read at a time, at most
-ENDLESS = 2**40  # samples; libsndfile says more where it does not know
-W64_CHUNK = (
-    b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # behind the first four letters of a name
-)
+# Behind the first four letters of a name.
+W64_CHUNK = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 PEAK_UNKNOWN = (
     "enhance: this model scales a recording by its peak, which a pipe tells only at its end: "
     "it is scaled by the peak so far, after 5 s. Give a file to enhance it as the model was trained"
@@ -68,10 +66,9 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
         with contextlib.closing(enhanced):  # before the file that its threads read from
             output.write(wav_header(file.samplerate, file.channels, is_float))
             for samples in enhanced if is_float else limited(enhanced, file.samplerate):
-                integers = np.round(np.clip(samples, -1, 1 - 2**-15) * 2**15)
-                output.write(
-                    (samples.astype("<f4") if is_float else integers.astype("<i2")).tobytes()
-                )
+                if not is_float:
+                    samples = np.round(np.clip(samples, -1, 1 - 2**-15) * 2**15)
+                output.write(samples.astype("<f4" if is_float else "<i2").tobytes())
                 output.flush()
         source.check_end()
 

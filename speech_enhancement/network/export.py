@@ -22,13 +22,8 @@ from speech_enhancement.network_input import (
 FORMATS = {"onnx": ".onnx", "float16": ".keras"}  # and how the names of their files end
 WEIGHTS_MEMBER = "model.weights.h5"  # in the .keras file, as Keras names it
 OPSET = 17  # of ONNX: the first with LayerNormalization; runtimes from 2022 on read it
-ACTIVATIONS = {
-    "linear": "Identity",
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "elu": "Elu",
-}
+ACTIVATIONS = {"linear": "Identity", "relu": "Relu", "sigmoid": "Sigmoid"}  # Keras' and ONNX's
+ACTIVATIONS |= {"tanh": "Tanh", "elu": "Elu"}
 END = np.iinfo(np.int64).max  # of an axis, for slices
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
@@ -221,9 +216,8 @@ class Graph:
 
     def slice(self, value: str, start: int, end: int, axis: int) -> str:
         """Cut a value from start to end, as in Python; return the name of what is left."""
-        return self.add(
-            "Slice", [value, *(self.constant([number]) for number in (start, end, axis))]
-        )
+        numbers = [self.constant([number]) for number in (start, end, axis)]
+        return self.add("Slice", [value, *numbers])
 
     def remember(self, value: str, n_frames: int, n_units: int) -> str:
         """Put the last n_frames of a value in the call before in front of it; return its name."""
@@ -234,11 +228,9 @@ class Graph:
 
     def model(self, inputs: dict[str, list], outputs: dict[str, list]):
         """Return the onnx.ModelProto with float32 inputs and outputs of these names and shapes."""
+        make = self._helper.make_tensor_value_info
         values = [
-            [
-                self._helper.make_tensor_value_info(name, self._float, shape)
-                for name, shape in shapes.items()
-            ]
+            [make(name, self._float, shape) for name, shape in shapes.items()]
             for shapes in (inputs, outputs)
         ]
         opsets = [self._helper.make_opsetid("", OPSET)]
@@ -253,9 +245,8 @@ def add_scaler(graph: Graph, settings: Settings) -> dict[str, list]:
     The scaled ones are named like the network's inputs, with "scaled_" before.
     """
     scaler, n_concat = settings.scaler, settings.recipe.input.n_concat
-    inputs = {
-        "frames": ["n_frames" if n_concat == 1 else f"n_frames + {n_concat - 1}", len(scaler.mean)]
-    }
+    n_rows = "n_frames" if n_concat == 1 else f"n_frames + {n_concat - 1}"
+    inputs = {"frames": [n_rows, len(scaler.mean)]}
     parts = {"frames": (scaler.mean, scaler.std)}
     if settings.recipe.input.n_statistics:
         inputs["statistics"] = ["n_frames", *scaler.statistics_mean.shape]
@@ -271,13 +262,12 @@ def add_layers(graph: Graph, network) -> str:
     """Add the layers of a network, without its axis of segments; return the name of its output."""
     names = {}  # in the graph, by Keras' names
     for layer in network.layers:
-        given = layer.input if isinstance(layer.input, list) else [layer.input]
         if type(layer).__name__ == "InputLayer":
             names[layer.output.name] = f"scaled_{layer.name}"
-        else:
-            names[layer.output.name] = add_layer(
-                graph, layer, [names[tensor.name] for tensor in given]
-            )
+            continue
+        given = layer.input if isinstance(layer.input, list) else [layer.input]
+        inputs = [names[tensor.name] for tensor in given]
+        names[layer.output.name] = add_layer(graph, layer, inputs)
     return names[network.outputs[0].name]
 
 

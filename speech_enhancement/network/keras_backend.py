@@ -128,17 +128,20 @@ def has_bfloat16() -> bool:
     and AMD's with AVX-512 BF16 or AMX, Arm's with BF16. Where the system does not tell (macOS,
     Windows), the answer is no. JAX and PyTorch gain nothing from such processors.
     """
+    if not all(device.startswith("cpu") for device in device_names()):
+        return True
+    says_so = {"avx512_bf16", "amx_bf16", "bf16"} & set(_processor_flags())
+    return import_keras().backend.backend() == "tensorflow" and bool(says_so)
+
+
+def device_names() -> list[str]:
+    """Return the devices that Keras computes on, such as "cpu:0"."""
     keras = import_keras()
-    backend = keras.backend.backend()
-    if backend == "torch":  # Keras does not list PyTorch's devices
+    if keras.backend.backend() == "torch":  # Keras does not list PyTorch's devices
         import torch
 
-        return torch.cuda.is_available()
-    if not all(device.startswith("cpu") for device in keras.distribution.list_devices()):
-        return True
-    return backend == "tensorflow" and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(
-        _processor_flags()
-    )
+        return ["gpu" if torch.cuda.is_available() else "cpu"]
+    return keras.distribution.list_devices()
 
 
 def _processor_flags() -> list[str]:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from speech_enhancement.errors import InputError
-from speech_enhancement.network.keras_backend import import_keras
+from speech_enhancement.network.keras_backend import device_names, import_keras
 from speech_enhancement.progress import say
 
 _VARIABLES = [
@@ -73,11 +73,8 @@ def start_distribution() -> Share:
     index, n_processes = 0, 1
     if given:
         numbers = [given.get(name, "") for name in _VARIABLES[1:]]
-        if (
-            len(given) < 3
-            or not all(number.isdecimal() for number in numbers)
-            or int(numbers[1]) >= int(numbers[0])
-        ):
+        are_numbers = len(given) == 3 and all(number.isdecimal() for number in numbers)
+        if not are_numbers or int(numbers[1]) >= int(numbers[0]):
             expected = "an address, a number of processes and an id below it"
             raise InputError(
                 f"{', '.join(_VARIABLES)}: expected {expected}, found {given}; set all three"
@@ -85,22 +82,13 @@ def start_distribution() -> Share:
         n_processes, index = map(int, numbers)
         keras.distribution.initialize()
 
-    devices = keras.distribution.list_devices()
-    return Share(
-        index, n_processes, len(devices), keras.distribution.DataParallel(auto_shard_dataset=False)
-    )
+    parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
+    return Share(index, n_processes, len(keras.distribution.list_devices()), parallel)
 
 
 def say_device(share: Share, precision: str) -> None:
     """Print what the training runs on."""
-    keras = import_keras()
-    backend = keras.backend.backend()
-    if backend == "torch":  # Keras does not list PyTorch's devices
-        import torch
-
-        devices = ["gpu" if torch.cuda.is_available() else "cpu"]
-    else:
-        devices = keras.distribution.list_devices()
-        devices = devices if share.n_devices > 1 else devices[:1]
+    backend = import_keras().backend.backend()
+    devices = device_names() if share.n_devices > 1 else device_names()[:1]
     process = f", process {share.index} of {share.n_processes}" if share.n_processes > 1 else ""
     say(f"train on {', '.join(devices)} in {precision}, Keras backend {backend}{process}")
