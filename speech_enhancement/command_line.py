@@ -144,37 +144,23 @@ def decibels(text: str) -> float:
     return value + 0.0  # no negative zero
 
 
-def positive_int(text: str) -> int:
-    """Read an integer of at least 1 from a flag."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text}")
-    return value
+def _number(name: str, kind: type, fits: Callable, expected: str) -> Callable[[str], float]:
+    """Return a function of some name that reads a number from a flag, if it fits."""
+
+    def read(text: str):
+        value = kind(text)
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+        return value
+
+    read.__name__ = name  # argparse's word for what it expected
+    return read
 
 
-def natural(text: str) -> int:
-    """Read an integer of at least 0 from a flag."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, found {text}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Read a finite number above 0 from a flag."""
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Read a number from 0 to below 1 from a flag."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, found {text}")
-    return value
-
+positive_int = _number("positive_int", int, lambda n: n >= 1, "an integer of at least 1")
+natural = _number("natural", int, lambda n: n >= 0, "an integer of at least 0")
+positive_float = _number("positive_float", float, lambda x: 0 < x < math.inf, "a number above 0")
+fraction = _number("fraction", float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 
 COMMON_FLAGS = {  # of several scripts; see add_step
     "workspace": {"help": "folder of all intermediate files and results"},

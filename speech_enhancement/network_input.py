@@ -15,6 +15,7 @@ from config import log_epsilon
 from speech_enhancement.constant_offset import without_offset
 from speech_enhancement.features import (
     FRAMES_PER_SECOND,
+    RunningStatistics,
     context_windows,
     log_magnitude,
     power_of_frames,
@@ -335,6 +336,13 @@ class Scaler:
     std: np.ndarray
     statistics_mean: np.ndarray
     statistics_std: np.ndarray
+
+    @classmethod
+    def of(cls, frames: RunningStatistics, statistics: RunningStatistics) -> "Scaler":
+        """Return the scaler for frames, and for the statistics of each side by side."""
+        shape = (-1, len(frames.mean))
+        rows = (statistics.mean.reshape(shape), statistics.std.reshape(shape))
+        return cls(frames.mean, frames.std, *rows)
 
     def frames(self, frames: np.ndarray) -> np.ndarray:
         """Scale (..., n_freq) frames, to float32."""

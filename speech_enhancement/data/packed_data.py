@@ -318,14 +318,7 @@ def compute_scaler(
         fingerprint = fingerprint_of(files)
 
     path = scaler_path(workspace, data_type, snr)
-    write_npz(
-        path,
-        mean=of_frames.mean,
-        std=of_frames.std,
-        statistics_mean=of_statistics.mean.reshape(-1, N_FREQ),
-        statistics_std=of_statistics.std.reshape(-1, N_FREQ),
-        fingerprint=fingerprint,
-    )
+    write_npz(path, **vars(Scaler.of(of_frames, of_statistics)), fingerprint=fingerprint)
     print(f"{of_frames.count} frames -> {path}")
 
 

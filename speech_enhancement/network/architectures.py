@@ -53,9 +53,8 @@ def window_network(make: "Layers", recipe: Recipe, n_freq: int) -> tuple[list, o
     rows = [make("Cropping1D", (i, n_concat - 1 - i))(frames) for i in range(n_concat)]
     parts = [make("Concatenate")(rows) if n_concat > 1 else rows[0]]
     if n_statistics:
-        parts.append(
-            make("Input", (None, n_statistics * n_freq), name="statistics", dtype="float32")
-        )
+        shape = (None, n_statistics * n_freq)
+        parts.append(make("Input", shape, name="statistics", dtype="float32"))
 
     hidden = make.hidden_layers(parts)
     outputs = []
@@ -171,11 +170,9 @@ class Layers:
     def dense(self, n_units: int, limit: float | None = None, **kwargs):
         """Make a dense layer with Glorot's uniform weights, or with weights up to a given limit."""
         initializers, seed = import_keras().initializers, next(self._seeds)
-        kernel = (
-            initializers.RandomUniform(-limit, limit, seed)
-            if limit
-            else initializers.GlorotUniform(seed)
-        )
+        kernel = initializers.GlorotUniform(seed)
+        if limit:
+            kernel = initializers.RandomUniform(-limit, limit, seed)
         return self("Dense", n_units, kernel_initializer=kernel, **kwargs)
 
     def convolution(self, n_units: int, dilation: int):

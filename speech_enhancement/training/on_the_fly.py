@@ -14,7 +14,6 @@ from config import n_overlap, n_window
 from speech_enhancement.data.audio_files import AudioCache, list_audio
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import (
-    N_FREQ,
     N_HOP,
     RunningStatistics,
     mix_at_snr,
@@ -136,13 +135,7 @@ class MixtureStream:
                 frames, statistics = frames_and_statistics(self.mixture(rng)[0], self._recipe.input)
                 of_frames.add(frames)
                 of_statistics.add(statistics[:1].reshape(1, -1))
-        shape = (self._recipe.input.n_statistics, N_FREQ)
-        self.scaler = Scaler(
-            of_frames.mean,
-            of_frames.std,
-            of_statistics.mean.reshape(shape),
-            of_statistics.std.reshape(shape),
-        )
+        self.scaler = Scaler.of(of_frames, of_statistics)
         return self.scaler
 
     def block(self, number: int) -> Block:
