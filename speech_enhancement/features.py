@@ -108,6 +108,11 @@ def stft(audio: np.ndarray, n_window: int, n_overlap: int) -> np.ndarray:
     return spectrum
 
 
+def magnitudes(audio: np.ndarray) -> np.ndarray:
+    """Return the magnitudes of (n_samples,) audio as config.py has them, (n_frames, n_freq)."""
+    return np.abs(stft(audio, n_window, n_overlap))
+
+
 def istft(
     magnitude: np.ndarray, spectrum: np.ndarray, n_overlap: int, n_samples: int | None = None
 ) -> np.ndarray:

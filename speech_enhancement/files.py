@@ -20,8 +20,9 @@ import numpy as np
 
 from speech_enhancement.errors import InputError, foreseen_disk_errors, require_file
 
-_DAMAGED_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError)
-_DAMAGED_NPZ += (RuntimeError,)  # it is encrypted, or compressed in an unknown way
+# What reading a damaged zip archive raises, such as an .npz file.
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError)
+DAMAGED_ARCHIVE += (RuntimeError,)  # it is encrypted, or compressed in an unknown way
 MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
 
 
@@ -183,7 +184,7 @@ def read_npz(path: str, keys: tuple[str, ...], made_by: str) -> dict[str, np.nda
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in keys}
-    except _DAMAGED_NPZ as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(
             f"{path} is damaged or not written by {made_by} ({error}); run {made_by} again"
         ) from error

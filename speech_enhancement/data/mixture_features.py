@@ -10,7 +10,14 @@ import numpy as np
 from config import n_overlap, n_window, sample_rate, stft_settings
 from speech_enhancement.data.mixtures import Mixture, read_mixtures
 from speech_enhancement.errors import InputError
-from speech_enhancement.features import N_FREQ, N_HOP, mix_at_snr, root_mean_square, stft
+from speech_enhancement.features import (
+    N_FREQ,
+    N_HOP,
+    magnitudes,
+    mix_at_snr,
+    root_mean_square,
+    stft,
+)
 from speech_enhancement.files import read_npz, write_npz
 from speech_enhancement.parallel import in_processes
 from speech_enhancement.progress import track
@@ -155,7 +162,7 @@ def write_mixture(
     write_npz(
         features_path(workspace, data_type, snr, mixture.name),
         mixture_stft=mixture_stft.astype(np.complex64),
-        speech_magnitude=np.abs(stft(speech, n_window, n_overlap)).astype(np.float32),
+        speech_magnitude=magnitudes(speech).astype(np.float32),
         origin=json.dumps({**mixture_settings(mixture, snr), **facts}),
     )
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import log_epsilon, n_overlap, n_window, sample_rate
+from config import log_epsilon, n_window, sample_rate
 from speech_enhancement.data.mixture_features import read_features
 from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.errors import InputError
-from speech_enhancement.features import stft
+from speech_enhancement.features import N_HOP, magnitudes
 from speech_enhancement.files import parse_number, read_table, write_bytes
 from speech_enhancement.workspace import (
     enhanced_path,
@@ -47,46 +47,40 @@ def draw_test_spectrograms(workspace: str, te_snr: float) -> None:
         _, speech_magnitude, _ = read_features(workspace, "test", te_snr, mixture)
         mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
         enhanced = read_audio(enhanced_path(workspace, te_snr, mixture.name))
-        magnitudes = {
-            "mixture": np.abs(stft(mixed, n_window, n_overlap)),
+        spectra = {
+            "mixture": magnitudes(mixed),
             "clean speech": speech_magnitude,
-            "enhanced": np.abs(stft(enhanced, n_window, n_overlap)),
+            "enhanced": magnitudes(enhanced),
         }
         title = f"{mixture.speech_name} in {mixture.noise_name} at {te_snr:g} dB"
         path = spectrogram_figure_path(workspace, te_snr, mixture.name)
-        save_spectrograms(path, magnitudes, title)
+        save_spectrograms(path, spectra, title)
 
     folder = os.path.dirname(spectrogram_figure_path(workspace, te_snr, ""))
     print(f"{len(mixtures)} pictures -> {folder}")
 
 
-def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) -> None:
+def save_spectrograms(path: str, spectra: dict[str, np.ndarray], title: str) -> None:
     """Draw spectrograms one below the other, in dB below the loudest point of the first.
 
     Args:
       path: PNG file to write.
-      magnitudes: by name, each (n_frames, n_freq); the first is the mixture.
+      spectra: magnitudes by name, each (n_frames, n_freq); the first is the mixture.
       title: a line above them.
     """
     from librosa.display import specshow
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.6 * len(magnitudes)), layout="constrained")
-    all_axes = figure.subplots(len(magnitudes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    loudest = float(np.max(next(iter(magnitudes.values()))))
+    figure = Figure(figsize=(9, 2.6 * len(spectra)), layout="constrained")
+    all_axes = figure.subplots(len(spectra), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    loudest = float(np.max(next(iter(spectra.values()))))
+    scales = {"x_axis": "s", "y_axis": "hz", "sr": sample_rate}
+    colour_scale = {"vmin": -COLOUR_RANGE_DB, "vmax": 0, "cmap": COLOUR_MAP}
 
-    for axes, (name, magnitude) in zip(all_axes, magnitudes.items(), strict=True):
-        image = specshow(
-            level_db(magnitude, loudest).T,
-            ax=axes,
-            x_coords=frame_times(len(magnitude)),
-            x_axis="s",
-            y_axis="hz",
-            sr=sample_rate,
-            vmin=-COLOUR_RANGE_DB,
-            vmax=0,
-            cmap=COLOUR_MAP,
-        )
+    for axes, (name, spectrum) in zip(all_axes, spectra.items(), strict=True):
+        middles_s = (np.arange(len(spectrum)) * N_HOP + n_window / 2) / sample_rate
+        levels = level_db(spectrum, loudest).T
+        image = specshow(levels, ax=axes, x_coords=middles_s, **scales, **colour_scale)
         axes.set_title(name, loc="left", fontsize="medium")
         axes.set(xlabel="", ylabel="frequency (Hz)")
         axes.label_outer()
@@ -97,32 +91,27 @@ def save_spectrograms(path: str, magnitudes: dict[str, np.ndarray], title: str) 
     _save(path, figure)
 
 
-def level_db(magnitudes: np.ndarray, loudest: float) -> np.ndarray:
+def level_db(spectrum: np.ndarray, loudest: float) -> np.ndarray:
     """Return magnitudes of any shape in dB relative to the loudest."""
     import librosa
 
-    return librosa.amplitude_to_db(magnitudes, ref=loudest, amin=log_epsilon, top_db=None)
+    return librosa.amplitude_to_db(spectrum, ref=loudest, amin=log_epsilon, top_db=None)
 
 
-def frame_times(n_frames: int) -> np.ndarray:
-    """Return the time of the middle of each frame in seconds."""
-    return (np.arange(n_frames) * (n_window - n_overlap) + n_window / 2) / sample_rate
-
-
-def save_plain_spectrogram(path: str, magnitudes: np.ndarray, loudest: float) -> None:
+def save_plain_spectrogram(path: str, spectrum: np.ndarray, loudest: float) -> None:
     """Write a spectrogram as a picture without axes: one column a frame, 0 Hz at the bottom.
 
     Args:
       path: PNG file to write.
-      magnitudes: (n_frames, n_freq).
+      spectrum: (n_frames, n_freq) magnitudes.
       loudest: magnitude of the brightest colour; COLOUR_RANGE_DB below it is the darkest.
     """
     from PIL import Image
 
-    if len(magnitudes) > MAX_COLUMNS:
-        starts = np.arange(MAX_COLUMNS) * len(magnitudes) // MAX_COLUMNS
-        magnitudes = np.maximum.reduceat(magnitudes, starts)
-    shares = 1 + level_db(magnitudes, loudest) / COLOUR_RANGE_DB  # 0 to 1
+    if len(spectrum) > MAX_COLUMNS:
+        starts = np.arange(MAX_COLUMNS) * len(spectrum) // MAX_COLUMNS
+        spectrum = np.maximum.reduceat(spectrum, starts)
+    shares = 1 + level_db(spectrum, loudest) / COLOUR_RANGE_DB  # 0 to 1
     indices = np.clip(shares * N_COLOURS, 0, N_COLOURS - 1).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(indices.T[::-1]))
     image.putpalette(bytes.fromhex("".join(colours()).replace("#", "")))

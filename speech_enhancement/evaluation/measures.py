@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import n_overlap, n_window, sample_rate
+from config import n_window, sample_rate
 from speech_enhancement.data.audio_files import write_pcm16
 from speech_enhancement.errors import InputError, MissingFileError
-from speech_enhancement.features import stft
+from speech_enhancement.features import magnitudes
 
 
 class Measure(NamedTuple):
@@ -315,7 +315,7 @@ def log_spectral_distortion(reference: np.ndarray, degraded: np.ndarray) -> floa
     """
     if len(reference) < n_window:
         raise UnscorableError("shorter than a frame of 32 ms")
-    powers = [np.abs(stft(audio, n_window, n_overlap)) ** 2 for audio in (reference, degraded)]
+    powers = [magnitudes(audio) ** 2 for audio in (reference, degraded)]
     floor = 10 ** (-LOG_SPECTRAL_RANGE / 10) * powers[0].max()
     if floor == 0:
         raise UnscorableError("the reference is silent")

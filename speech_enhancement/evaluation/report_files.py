@@ -21,7 +21,7 @@ from speech_enhancement.evaluation.figures import (
 from speech_enhancement.evaluation.report_page import Page, Signal, TestFile, page_text
 from speech_enhancement.evaluation.score_table import ScoreTable, read_score_table
 from speech_enhancement.evaluation.scoring import require_waves
-from speech_enhancement.features import istft, stft
+from speech_enhancement.features import N_HOP, istft, magnitudes
 from speech_enhancement.files import write_text
 from speech_enhancement.parallel import in_threads
 from speech_enhancement.progress import track
@@ -136,18 +136,18 @@ def write_test_file(
     clean, of_clean = clean_speech(workspace, te_snr, speech_dir, mixture, len(mixed))
 
     waves = {"noisy": mixed, "enhanced": enhanced, "clean": clean}
-    magnitudes = {"noisy": magnitude(mixed), "enhanced": magnitude(enhanced), "clean": of_clean}
+    spectra = {"noisy": magnitudes(mixed), "enhanced": magnitudes(enhanced), "clean": of_clean}
     gain = 1 / max(1.0, *(float(np.max(np.abs(wave))) for wave in waves.values()))
-    loudest = float(magnitudes["noisy"].max())
+    loudest = float(spectra["noisy"].max())
 
     folder = os.path.join(report_dir(workspace), "files")
     signals = []
     for signal, wave in waves.items():
         base = f"{number:04d}-{safe_name(mixture.name)}.{signal}"
         write_pcm16(os.path.join(folder, f"{base}.wav"), gain * wave)
-        save_plain_spectrogram(os.path.join(folder, f"{base}.png"), magnitudes[signal], loudest)
+        save_plain_spectrogram(os.path.join(folder, f"{base}.png"), spectra[signal], loudest)
         label = "clean (mixture's phase)" if signal == "clean" and speech_dir is None else signal
-        place = place_in_time(magnitudes[signal], len(wave))
+        place = place_in_time(spectra[signal], len(wave))
         signals.append(Signal(label, f"{base}.wav", f"{base}.png", *place))
 
     duration_s = len(mixed) / sample_rate
@@ -172,7 +172,7 @@ def clean_speech(
     path = audio_path(speech_dir, mixture.speech_name)
     speech = with_length(read_audio(path), n_samples, path, "check --speech_dir")
     speech = facts["scaling_factor"] * facts["alpha"] * speech
-    return speech, magnitude(speech)
+    return speech, magnitudes(speech)
 
 
 def with_length(audio: np.ndarray, n_samples: int, path: str, advice: str) -> np.ndarray:
@@ -198,18 +198,12 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80]
 
 
-def magnitude(audio: np.ndarray) -> np.ndarray:
-    """Return the magnitudes of (n_samples,) audio, (n_frames, n_freq)."""
-    return np.abs(stft(audio, n_window, n_overlap))
-
-
-def place_in_time(magnitudes: np.ndarray, n_samples: int) -> tuple[float, float]:
+def place_in_time(spectrum: np.ndarray, n_samples: int) -> tuple[float, float]:
     """Return where a spectrogram's picture begins, and its width, in lengths of the wave.
 
     Frame k is centred on sample k * hop + n_window / 2, and a column of the picture is a hop wide.
     """
-    n_hop = n_window - n_overlap
-    return (n_window - n_hop) / 2 / n_samples, len(magnitudes) * n_hop / n_samples
+    return (n_window - N_HOP) / 2 / n_samples, len(spectrum) * N_HOP / n_samples
 
 
 def remove_others(folder: str, names: set[str]) -> None:

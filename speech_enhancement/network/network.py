@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from config import n_window, stft_settings
 from speech_enhancement.errors import InputError, MissingFileError, foreseen_machine_error
 from speech_enhancement.features import log_magnitude, window_scale
-from speech_enhancement.files import own_temporary_folder, replacing
+from speech_enhancement.files import DAMAGED_ARCHIVE, own_temporary_folder, replacing
 from speech_enhancement.network.architectures import with_states
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, normalized
@@ -27,8 +26,7 @@ SEGMENTS_TOGETHER = 4  # their number is a multiple of it
 LARGEST_MAGNITUDE = np.hamming(n_window).sum() / window_scale(n_window)  # of a peak of 1: 19.4
 ABSURD_LOG_MAGNITUDE = 40.0  # no training ends here, however short
 # What damaged files raise: the archive, the settings in it, Keras as it reads the rest.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError)
-_DAMAGE += (KeyError, AttributeError, IndexError, RuntimeError)
+_DAMAGE = (*DAMAGED_ARCHIVE, AttributeError, IndexError)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from speech_enhancement.errors import InputError
 from speech_enhancement.features import (
     N_HOP,
     RunningStatistics,
+    magnitudes,
     mix_at_snr,
     root_mean_square,
     stft,
@@ -191,7 +192,7 @@ class MixtureStream:
         if chosen(rng, self._recipe.training.narrow_band):
             response = narrow_band(rng)
             mixed, speech = with_response(mixed, response), with_response(speech, response)
-        return stft(mixed, n_window, n_overlap), np.abs(stft(speech, n_window, n_overlap))
+        return stft(mixed, n_window, n_overlap), magnitudes(speech)
 
     def _draw_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Draw 5 s of an utterance.
