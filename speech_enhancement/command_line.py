@@ -111,7 +111,8 @@ def add_step(
       steps: what argparse.add_subparsers returned.
       step: the function.
       summary: what it does.
-      flags: by argument, what else argparse should know of its flag: help, type and so on.
+      flags: by argument, what else argparse should know of its flag: help, type and so on. An
+        argument that is not in it gets no flag.
       options: a dataclass whose fields are the arguments, where `step` takes any.
     """
     parser = steps.add_parser(
