@@ -5,11 +5,7 @@ import math
 import numpy as np
 
 from config import n_window, sample_rate
-from speech_enhancement.enhancement.enhance_audio import (
-    FeatureStream,
-    WaveStream,
-    spectral_gain,
-)
+from speech_enhancement.enhancement.enhance_audio import FeatureStream, WaveStream, spectral_gain
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_HOP
 from speech_enhancement.network.network import NetworkRun, Settings

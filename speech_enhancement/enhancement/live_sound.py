@@ -12,7 +12,7 @@ import soundfile
 
 from config import sample_rate
 from speech_enhancement.enhancement.live import LiveEnhancer
-from speech_enhancement.enhancement.pipe import Source, stream_blocks, wav_header
+from speech_enhancement.enhancement.pipe import Source, sample_bytes, stream_blocks, wav_header
 from speech_enhancement.enhancement.recordings import check_signal
 from speech_enhancement.errors import InputError, foreseen_disk_errors
 from speech_enhancement.features import N_HOP
@@ -69,11 +69,7 @@ def write_live(live: LiveEnhancer, blocks: Iterator[np.ndarray], head: bytes, is
     output, n_late = sys.stdout.buffer, live.delay
 
     def write(samples: np.ndarray) -> None:
-        if is_float:
-            output.write(samples.astype("<f4").tobytes())
-        else:
-            integers = np.round(np.clip(samples, -1, 1 - 1 / FULL_SCALE) * FULL_SCALE)
-            output.write(integers.astype("<i2").tobytes())
+        output.write(sample_bytes(samples, is_float))
         output.flush()
 
     # A reader of standard output may go away.

@@ -66,9 +66,7 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
         with contextlib.closing(enhanced):  # before the file that its threads read from
             output.write(wav_header(file.samplerate, file.channels, is_float))
             for samples in enhanced if is_float else limited(enhanced, file.samplerate):
-                if not is_float:
-                    samples = np.round(np.clip(samples, -1, 1 - 2**-15) * 2**15)
-                output.write(samples.astype("<f4" if is_float else "<i2").tobytes())
+                output.write(sample_bytes(samples, is_float))
                 output.flush()
         source.check_end()
 
@@ -199,6 +197,13 @@ def w64_header(fmt: bytes) -> bytes:
     largest = 2**62
     head = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00" + struct.pack("<q", largest)
     return head + b"wave" + W64_CHUNK + fmt_chunk + chunk(b"data", largest - 1024)
+
+
+def sample_bytes(samples: np.ndarray, is_float: bool) -> bytes:
+    """Return samples as 32-bit floats or 16-bit integers, which clip, in the order of a WAV."""
+    if not is_float:
+        samples = np.round(np.clip(samples, -1, 1 - 2**-15) * 2**15)
+    return samples.astype("<f4" if is_float else "<i2").tobytes()
 
 
 def wav_header(rate: int, n_channels: int, is_float: bool) -> bytes:

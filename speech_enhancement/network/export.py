@@ -12,12 +12,7 @@ from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing, write_bytes
 from speech_enhancement.network.architectures import WITHOUT_LOOK_AHEAD
 from speech_enhancement.network.network import Settings, load_model, save_model
-from speech_enhancement.network_input import (
-    FLOOR,
-    FRAMES_PER_ESTIMATE,
-    LOWEST_OF_LEVEL,
-    SILENCE,
-)
+from speech_enhancement.network_input import FLOOR, FRAMES_PER_ESTIMATE, LOWEST_OF_LEVEL, SILENCE
 
 FORMATS = {"onnx": ".onnx", "float16": ".keras"}  # and how the names of their files end
 WEIGHTS_MEMBER = "model.weights.h5"  # in the .keras file, as Keras names it

@@ -26,12 +26,7 @@ from speech_enhancement.parallel import in_order_ahead, n_cores
 from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import ALONE, Share
 from speech_enhancement.training.options import TrainingOptions
-from speech_enhancement.training.packed_batches import (
-    Batch,
-    TrainingData,
-    hold_out,
-    open_test_set,
-)
+from speech_enhancement.training.packed_batches import Batch, TrainingData, hold_out, open_test_set
 from speech_enhancement.training.training_noise import (
     NoiseSource,
     Recordings,

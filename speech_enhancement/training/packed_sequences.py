@@ -8,7 +8,7 @@ import numpy as np
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe
-from speech_enhancement.training.devices import Share
+from speech_enhancement.training.devices import ALONE, Share
 
 SEQUENCE_FRAMES = 312  # 5 s, as on the fly
 EVALUATION_SEQUENCES = 256  # at most so many are evaluated
@@ -36,7 +36,7 @@ class PackedSequences:
         recipe: Recipe,
         scaler: Scaler | None,
         seed: int = 0,
-        share: Share = Share(),  # noqa: B008 (it is frozen)
+        share: Share = ALONE,
     ):
         for file in files:
             if file.attrs["n_hop"] != 1:
