@@ -38,7 +38,7 @@ case "$MINIDATA" in
     0)  for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
             [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
         done
-        ITERATION=${ITERATION:-10000} MAGNIFICATION=${MAGNIFICATION:-2} N_HOP=${N_HOP:-3} ;;
+        ITERATION=${ITERATION:-10000} MAGNIFICATION=${MAGNIFICATION:-2} ;;
     *)  echo "runme.sh: expected MINIDATA 0 or 1, found $MINIDATA" >&2; exit 2 ;;
 esac
 case "$ITERATION" in
@@ -65,6 +65,10 @@ read -r -a trained_at <<< "${TR_SNR:+--tr_snr $TR_SNR}"
 if [ "$ON_THE_FLY" = 0 ] && [ "${trained_at[0]}" != --tr_snr ]; then
     echo "runme.sh: recipe $RECIPE draws SNRs from a range; set TR_SNR to those to mix at, or ON_THE_FLY=1" >&2; exit 2
 fi
+case $(PYTHONPATH=$here "$PYTHON" -m speech_enhancement.recipe "$RECIPE" kind) in
+    memory) N_HOP=${N_HOP:-1} ;;     # it needs every frame
+    *) N_HOP=${N_HOP:-3} ;;
+esac
 step "Build the ITU-T P.862 program ./pesq" "$here/pesq_tool/build.sh"
 
 # Which speech is mixed with which part of which noise; mix at the SNR; spectra of mixture and clean speech;

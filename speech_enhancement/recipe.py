@@ -262,20 +262,45 @@ def _check_names(content: dict, expected: dict, where: str) -> None:
         )
 
 
+def flat(recipe: Recipe) -> dict:
+    """Return all values of a recipe as plain data, by "[section] name"."""
+    return {
+        f"[{section}] {name}": list(value) if isinstance(value, tuple) else value
+        for section, values in dataclasses.asdict(recipe).items()
+        for name, value in values.items()
+    }
+
+
 def data_settings(recipe: Recipe) -> str:
     """Return, as JSON, what of a recipe decides the content of a data.h5, n_concat apart."""
     content = {**dataclasses.asdict(recipe.input), "output": recipe.target.output}
-    del content["n_concat"]
+    del content["n_concat"], content["look_ahead"]
     return json.dumps(content, sort_keys=True)
 
 
+def fits_data(text: str, recipe: Recipe) -> bool:
+    """Return whether data with these data_settings are what a recipe needs.
+
+    A name that earlier versions did not know has its default.
+    """
+    known = json.loads(data_settings(Recipe()))
+    return {**known, **json.loads(text)} == json.loads(data_settings(recipe))
+
+
 def main(argv: list[str]) -> int:
-    """Print the flags that name the SNRs of a recipe, for runme.sh; return the exit status."""
+    """Print what runme.sh needs of a recipe; return the exit status.
+
+    With "kind" behind the recipe: the kind of its network; else the flags that name its SNRs.
+    """
     try:
-        training = load_recipe(argv[0]).training
+        recipe = load_recipe(argv[0])
     except InputError as error:
         print(f"recipe: {error}", file=sys.stderr)
         return 2
+    if argv[1:] == ["kind"]:
+        print(recipe.network.kind)
+        return 0
+    training = recipe.training
     flag, snrs = "--tr_snr", training.snr_db
     if training.snr_range_db:
         flag, snrs = "--tr_snr_range", training.snr_range_db

@@ -76,6 +76,11 @@ def pack_features(
         settings = with_n_concat(settings, n_concat)
     if n_hop < 1:
         raise InputError(f"n_hop {n_hop}: expected at least 1 frame")
+    if settings.network.kind == "memory" and n_hop != 1:
+        raise InputError(
+            f"n_hop {n_hop}: the network with memory of recipe {recipe} needs every frame; "
+            "give --n_hop 1"
+        )
     mixtures = mixtures_with_features(workspace, data_type, snr)
 
     n_segs = [-(-n_frames_of(mixture) // n_hop) for mixture in mixtures]

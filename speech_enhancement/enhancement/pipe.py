@@ -153,7 +153,9 @@ class Source:
                 return w64_header(fmt), True
             content = self._read(size + size % 2)
             if name == b"fmt ":
-                fmt = content
+                # Of WAVE_FORMAT_EXTENSIBLE a W64 gets the plain form: the format that it names.
+                is_extensible = content[:2] == b"\xfe\xff" and len(content) >= 26
+                fmt = content[24:26] + content[2:16] if is_extensible else content
             if name == b"ds64" and len(content) >= 16:
                 (size_in_ds64,) = struct.unpack("<8xq", content[:16])
         return head, False

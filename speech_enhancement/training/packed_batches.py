@@ -12,7 +12,7 @@ from speech_enhancement.data.mixtures import held_out_speech, read_mixtures
 from speech_enhancement.data.packed_data import open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
-from speech_enhancement.recipe import Recipe, data_settings
+from speech_enhancement.recipe import Recipe, fits_data
 from speech_enhancement.training.devices import ALONE, Share
 from speech_enhancement.training.options import TrainingOptions
 from speech_enhancement.training.packed_sequences import PackedSequences
@@ -278,7 +278,7 @@ def of_mixtures(file: "h5py.File", ranges: list[tuple[int, int]]) -> list[tuple[
 def check_packed_for(files: list["h5py.File"], recipe: Recipe) -> None:
     """Raise InputError unless all data.h5 were packed for this recipe."""
     for file in files:
-        if file.attrs["recipe"] != data_settings(recipe):
+        if not fits_data(file.attrs["recipe"], recipe):
             raise InputError(
                 f"{file.filename} was packed for another recipe; "
                 f"run pack_features with the same --recipe"

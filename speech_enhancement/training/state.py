@@ -9,7 +9,7 @@ from config import stft_settings
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import read_npz, replacing
 from speech_enhancement.network_input import Scaler
-from speech_enhancement.recipe import Recipe
+from speech_enhancement.recipe import Recipe, flat
 from speech_enhancement.training.options import TrainingOptions
 
 MAY_GROW = "[training] n_iterations"  # the one fact that a later run may change
@@ -18,15 +18,10 @@ SAME_SCALER = 1e-3  # nepers; sums on another machine differ by less, other data
 
 def facts_of(options: TrainingOptions, recipe: Recipe, made_from: dict[str, str]) -> dict:
     """Return by name all that makes a training what it is: recipe, flags, transform and data."""
-    of_recipe = {
-        f"[{section}] {name}": list(value) if isinstance(value, tuple) else value
-        for section, values in dataclasses.asdict(recipe).items()
-        for name, value in values.items()
-    }
     flags = {
         f"--{name}": getattr(options, name) for name in ("seed", "valid_fraction", "on_the_fly")
     }
-    return {**of_recipe, **flags, **stft_settings, **made_from}
+    return {**flat(recipe), **flags, **stft_settings, **made_from}
 
 
 def write_state(
@@ -64,7 +59,8 @@ def read_state(
         differs.
     """
     made_by = "train without --resume"
-    before = json.loads(read_npz(path, ("facts",), made_by)["facts"])
+    saved = json.loads(read_npz(path, ("facts",), made_by)["facts"])
+    before = {**flat(Recipe()), **saved}  # what an earlier version did not know has its default
     differences = [
         f"{name} {before.get(name)}, now {facts.get(name)}"
         for name in {**before, **facts}

@@ -277,6 +277,15 @@ def test_all_that_comes_from_a_pipe_is_read(tmp_path, capsys, container, announc
     )
 
 
+@pytest.mark.parametrize("subtype", ["PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64"])
+def test_samples_of_every_kind_pass_a_pipe(tmp_path, container, subtype):
+    content = encoded(tmp_path, "a.wav", subtype=subtype, format=container)
+    (tmp_path / "a.wav").write_bytes(content)
+    samples, _ = through_a_pipe(content)
+    np.testing.assert_array_equal(samples, read_audio(str(tmp_path / "a.wav")))
+
+
 def test_chunks_behind_the_samples_of_a_pipe_are_no_samples(tmp_path):
     samples, source = through_a_pipe(encoded(tmp_path, "a.wav", subtype="PCM_16") + LIST)
     source.check_end()

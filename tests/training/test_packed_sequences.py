@@ -91,6 +91,13 @@ def test_rows_that_leave_frames_out_are_refused():
         sequences(FakeFile(50, n_hop=3), [(0, 50)])
 
 
+def test_rows_that_leave_frames_out_are_not_even_packed(tmp_path, capsys):
+    assert create(tmp_path, "test") == calculate(tmp_path, "test") == 0
+    assert pack(tmp_path, "test", 0, "--recipe", "live") == 2
+    assert "n_hop 3: the network with memory of recipe live" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("data.h5"))
+
+
 def test_a_network_with_memory_learns_from_packed_mixtures(tmp_path):
     recipe = write_recipe(tmp_path / "small.toml", "live")
     for data_type in ("train", "test"):

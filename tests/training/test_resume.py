@@ -1,5 +1,6 @@
 """Going on with a training that was stopped, killed or is to be longer."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -102,6 +104,21 @@ def test_resume_refuses_another_training_and_names_what_differs(small, flags, di
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and f"is of a training with {differs}: give it what it had" in lines[0]
     assert files_below(workspace) == before
+
+
+def test_what_an_earlier_version_did_not_know_has_its_default(small, tmp_path):
+    workspace, recipe = shutil.copytree(small[0], tmp_path / "w"), small[1]
+    state = next(workspace.glob("models/*/state.npz"))
+    content = dict(np.load(state))
+    facts = json.loads(str(content["facts"]))
+    del facts["[network] kind"], facts["[training_noise] bursts"]
+    np.savez(state, **{**content, "facts": json.dumps(facts)})
+    for packed in workspace.rglob("data.h5"):
+        with h5py.File(packed, "r+") as file:
+            settings = json.loads(file.attrs["recipe"])
+            del settings["level_memory_s"]
+            file.attrs["recipe"] = json.dumps(settings)
+    assert train(workspace, "--recipe", recipe, "--n_iterations", 4, "--resume") == 0
 
 
 def test_resume_refuses_other_data(small, tmp_path, capsys):
