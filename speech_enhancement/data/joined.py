@@ -25,6 +25,16 @@ _FLAC_HEAD = 26  # bytes, up to the number of samples
 _FLAC_TAIL = 2**17  # bytes to look for the last frame in, if the header gives no size of frames
 
 
+def _crc8_of_byte(value: int) -> int:
+    """Return the checksum of one byte, by the polynomial x^8 + x^2 + x + 1."""
+    for _ in range(8):
+        value = (value << 1 ^ (0x107 if value & 0x80 else 0)) & 0xFF
+    return value
+
+
+_CRC8 = [_crc8_of_byte(value) for value in range(256)]
+
+
 class Part(NamedTuple):
     """A stream in a file: a header to read first, and the bytes [start, end) that follow it."""
 
@@ -185,9 +195,7 @@ def _crc8(content: bytes) -> int:
     """Return the checksum of the header of a FLAC frame."""
     value = 0
     for byte in content:
-        value ^= byte
-        for _ in range(8):
-            value = (value << 1 ^ (0x107 if value & 0x80 else 0)) & 0xFF
+        value = _CRC8[value ^ byte]
     return value
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import unicodedata
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -279,8 +278,10 @@ def opened(path: str) -> Iterator[SoundFile]:
       InputError: it is missing, unreadable, without samples, or ends before its announced end.
     """
     # Surrogates are for bytes that are not UTF-8.
-    if any(unicodedata.category(character) == "Cs" for character in path):
-        raise InputError(f"the name {path!a} is not UTF-8; rename the file")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the name {path!a} is not UTF-8; rename the file") from error
     if not os.path.isfile(path):
         raise MissingFileError(
             f"{path} is missing; check its name, and the mixture CSV if it is listed there"
