@@ -20,6 +20,7 @@ from speech_enhancement.features import N_HOP
 BLOCKS_PER_SECOND = 100  # are read from a WAV
 READ_BYTES = 2**14  # of raw samples, at most
 FULL_SCALE = 2**15
+HOPS_WAITING = 4  # 64 ms: so much later may a block be than the one before
 
 
 # --- Pipes ----------------------------------------------------------------------------------------
@@ -119,13 +120,44 @@ def list_devices() -> None:
 
 def rate_of_devices(sound, pair: tuple) -> int:
     """Return the model's sample rate if two devices have it, else the microphone's usual one."""
-    microphone, loudspeaker = pair or (None, None)
+    microphone, loudspeaker = pair
     try:
         sound.check_input_settings(microphone, 1, "float32", samplerate=sample_rate)
         sound.check_output_settings(loudspeaker, 1, "float32", samplerate=sample_rate)
     except sound.PortAudioError:
         return int(sound.query_devices(microphone, kind="input")["default_samplerate"])
     return sample_rate
+
+
+class Waiting:
+    """Cleaned samples on their way to the loudspeaker, at most HOPS_WAITING hops of them.
+
+    Should a block be late, the loudspeaker plays silence; the oldest samples are dropped then, so
+    that what follows is not late too.
+
+    Attributes:
+      n_late: how many blocks were not there in time.
+    """
+
+    def __init__(self, n_hop: int):
+        self._samples = np.empty((0, 1), np.float32)
+        self._n_most, self._lock = HOPS_WAITING * n_hop, threading.Lock()
+        self._has_begun, self.n_late = False, 0
+
+    def put(self, samples: np.ndarray) -> None:
+        """Add (n_samples, 1)."""
+        with self._lock:
+            self._samples = np.concatenate([self._samples, samples])[-self._n_most :]
+            self._has_begun = True
+
+    def take(self, n_samples: int) -> np.ndarray:
+        """Remove and return (n_samples, 1), or silence if there are not so many."""
+        with self._lock:
+            if len(self._samples) < n_samples:
+                self.n_late += self._has_begun
+                return np.zeros((n_samples, 1), np.float32)
+            taken, self._samples = np.split(self._samples, [n_samples])
+            return taken
 
 
 def enhance_microphone(
@@ -141,21 +173,28 @@ def enhance_microphone(
       InputError: there is no such device, or it cannot be used.
     """
     sound = import_sounddevice()
-    pair = tuple(int(name) if name.isdecimal() else name for name in devices or ())
-    n_lost, is_over = 0, threading.Event()
+    pair = tuple(int(name) if name.isdecimal() else name for name in devices or ()) or (None, None)
+    is_over = threading.Event()
     try:
         rate = rate_of_devices(sound, pair)
-        live = LiveEnhancer(model, settings, rate, 1, smallest_gain)
-        n_hop = N_HOP * rate // sample_rate
+        live, n_hop = (
+            LiveEnhancer(model, settings, rate, 1, smallest_gain),
+            N_HOP * rate // sample_rate,
+        )
         live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time
+        waiting = Waiting(n_hop)
 
-        def clean(heard, played, _n_samples, _time, status) -> None:
-            nonlocal n_lost
-            n_lost += bool(status)
-            played[:] = live.process(heard)
+        def hear(heard, *_) -> None:
+            waiting.put(live.process(heard))
 
-        options = {"device": pair or None, "channels": 1, "dtype": "float32", "latency": "low"}
-        with sound.Stream(rate, n_hop, callback=clean, **options):
+        def play(played, n_samples, *_) -> None:
+            played[:] = waiting.take(n_samples)
+
+        options = {"channels": 1, "dtype": "float32", "latency": "low"}
+        with (
+            sound.InputStream(rate, n_hop, pair[0], callback=hear, **options),
+            sound.OutputStream(rate, n_hop, pair[1], callback=play, **options),
+        ):
             own = 1000 * live.delay / rate
             print(f"cleaning the microphone at {rate} Hz, {own:.0f} ms behind; Ctrl-C ends it")
             is_over.wait()
@@ -164,4 +203,4 @@ def enhance_microphone(
             f"the sound devices cannot be used ({error}); see --list_devices"
         ) from error
     except KeyboardInterrupt:
-        print(f"ended; {n_lost} blocks were late" if n_lost else "ended")
+        print(f"ended; {waiting.n_late} blocks were late")

@@ -1,5 +1,6 @@
 """Sound cleaned while it is heard: chunks, rates, pipes, devices, and the example in docs/."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -255,7 +256,7 @@ class FakeSound(types.ModuleType):
     def __init__(self, heard, rate, fails=False):
         super().__init__("sounddevice")
         self._heard, self._rate, self._fails, self.played = heard, rate, fails, []
-        self.opened_with = None
+        self.opened_with, self.late = [], set()  # late: blocks that are heard after the next
 
     def check_input_settings(self, device, n_channels, dtype, samplerate):
         assert (n_channels, dtype) == (1, "float32")
@@ -269,12 +270,21 @@ class FakeSound(types.ModuleType):
             raise self.PortAudioError("no device")
         return {"default_samplerate": float(self._rate)} if kind else "0 a microphone"
 
-    def Stream(self, rate, n_samples, callback, **options):
-        self.opened_with = rate, options["device"]
-        for start in range(0, len(self._heard) - n_samples, n_samples):
+    @contextlib.contextmanager
+    def InputStream(self, rate, n_samples, device, callback, **_):
+        self.opened_with.append((rate, n_samples, device))
+        self._hear = callback
+        yield
+
+    def OutputStream(self, rate, n_samples, device, callback, **_):
+        self.opened_with.append((rate, n_samples, device))
+        waiting = []
+        for number, start in enumerate(range(0, len(self._heard) - n_samples, n_samples)):
+            waiting.append(self._heard[start : start + n_samples, None].astype(np.float32))
+            while waiting and number not in self.late:
+                self._hear(waiting.pop(0), n_samples, None, None)
             played = np.empty((n_samples, 1), np.float32)
-            heard = self._heard[start : start + n_samples, None].astype(np.float32)
-            callback(heard, played, n_samples, None, None)
+            callback(played, n_samples, None, None)
             self.played.append(played)
         raise KeyboardInterrupt
 
@@ -287,7 +297,7 @@ def test_the_loudspeaker_plays_what_the_microphone_hears_cleaned(
     monkeypatch.setitem(sys.modules, "sounddevice", sound)
     flags = ("--model", model_path, "--devices", "0", "USB headset")
     assert run("main_dnn", "enhance", "--live", *flags) == 0
-    assert sound.opened_with == (16000, (0, "USB headset"))
+    assert sound.opened_with == [(16000, 256, 0), (16000, 256, "USB headset")]
     expected = LiveEnhancer(*loaded)
     expected.process(np.zeros(512))  # that the first hop is not slow
     played = np.concatenate(sound.played)[:, 0]
@@ -301,7 +311,23 @@ def test_devices_without_16_khz_are_opened_at_their_own_rate(model_path, monkeyp
     sound = FakeSound(noise(8000), 48000)
     monkeypatch.setitem(sys.modules, "sounddevice", sound)
     assert run("main_dnn", "enhance", "--live", "--model", model_path) == 0
-    assert sound.opened_with == (48000, None) and len(sound.played[0]) == 768  # 16 ms
+    assert sound.opened_with == [(48000, 768, None)] * 2  # 16 ms
+
+
+def test_what_is_late_does_not_stay_late(model_path, loaded, monkeypatch, capsys):
+    audio = noise(16_000)
+    sound = FakeSound(audio, 16000)
+    sound.late = {10, 20, 21, 30, 31, 32, 33, 34, 35}
+    monkeypatch.setitem(sys.modules, "sounddevice", sound)
+    assert run("main_dnn", "enhance", "--live", "--model", model_path) == 0
+    # What waits since the first ones fills the next gaps.
+    assert "ended; 6 blocks were late" in capsys.readouterr().out
+    expected = LiveEnhancer(*loaded)
+    expected.process(np.zeros(512))
+    whole = expected.process(audio)
+    assert not np.any(sound.played[10]) and not np.any(sound.played[35])
+    # Four hops at most wait, three of them behind the one that is played.
+    np.testing.assert_allclose(sound.played[50][:, 0], whole[47 * 256 : 48 * 256], atol=1e-6)
 
 
 def test_devices_that_are_missing_are_one_line(model_path, monkeypatch, capsys):
