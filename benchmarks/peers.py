@@ -148,8 +148,7 @@ def with_dtln(audio: np.ndarray) -> np.ndarray:
 
 def with_our_live_model(audio: np.ndarray) -> np.ndarray:
     """Enhance with the live model that ships, hop by hop."""
-    model, settings = our_live_model()
-    live = LiveEnhancer(model, settings)
+    live = LiveEnhancer(our_live_model())
     padded = np.pad(audio, (0, live.delay + -len(audio) % 256))
     return np.concatenate([live.process(hop) for hop in padded.reshape(-1, 256)])
 

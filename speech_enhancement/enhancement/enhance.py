@@ -41,15 +41,15 @@ def enhance(
     from speech_enhancement.network.onnx_network import load_any
 
     is_stream = inputs == ["-"]
-    if is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
+    if not inputs or is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
         raise InputError(
             "expected files and an --output_dir, or - alone for standard input to standard output"
         )
     network, settings = load_any(model)
-    if is_stream:
-        enhance_stream(network, settings, smallest_gain(attenuation_limit))
-        return 0
     limit = smallest_gain(attenuation_limit)
+    if is_stream:
+        enhance_stream(network, settings, limit)
+        return 0
     return enhance_files(network, settings, inputs, output_dir, overwrite, limit)
 
 

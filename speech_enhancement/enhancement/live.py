@@ -1,16 +1,19 @@
 """Cleaning sound while it is heard: chunks of any size go in, chunks of the same size come out."""
 
 import math
+import os
 
 import numpy as np
 
 from config import n_window, sample_rate
+from speech_enhancement.data.sound_file import check_samples
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, WaveStream, spectral_gain
+from speech_enhancement.enhancement.recordings import check_signal
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_HOP
-from speech_enhancement.network.network import NetworkRun, Settings
+from speech_enhancement.network.network import NetworkRun
+from speech_enhancement.network.onnx_network import load_any
 
-LOWEST_RATE = 8000  # Hz
 REACH_S = 0.001  # of the filters that change the sample rate, before and after a sample
 BETA = 6.0  # of their Kaiser window: what lies above the band falls by 60 dB
 
@@ -18,8 +21,7 @@ BETA = 6.0  # of their Kaiser window: what lies above the band falls by 60 dB
 class LiveEnhancer:
     """Cleans one or several channels as they come, each alone, with a network with memory.
 
-        network, settings = load_model("pretrained/live.keras")
-        live = LiveEnhancer(network, settings, rate=48000)
+        live = LiveEnhancer("pretrained/live.keras", rate=48000)
         while True:
             play(live.process(record()))
 
@@ -27,37 +29,37 @@ class LiveEnhancer:
     the model's, what lies above its band is left out.
 
     Args:
-      model, settings: as network.load_model or onnx_network.load_onnx returns them.
+      model: a file that train or, for ONNX, export wrote; or what load_any made of one, so that
+        several enhancers share it.
       rate: samples a second.
       n_channels: how many.
       smallest_gain: no part of the spectrum is attenuated by more than this factor.
     Attributes:
       delay: samples, at `rate`, by which the outputs are behind.
     Raises:
-      InputError: the network has no memory, so that it needs seconds of the future; or the rate is
-        too low.
+      InputError: the network has no memory, so that it needs seconds of the future; the rate is
+        too low, or the channels are too many.
     """
 
     def __init__(
         self,
-        model,
-        settings: Settings,
+        model: str | os.PathLike | tuple,
         rate: int = sample_rate,
         n_channels: int = 1,
         smallest_gain: float = 0.0,
     ):
+        network, settings = model if isinstance(model, tuple) else load_any(os.fspath(model))
         if settings.recipe.network.kind != "memory":
             raise InputError(
                 f"{settings.path} needs seconds of the future; for live use expected a model of a "
                 "recipe with memory, such as live"
             )
-        if rate < LOWEST_RATE:
-            raise InputError(f"expected a rate of at least {LOWEST_RATE} Hz, found {rate}")
+        check_signal("live sound", rate, n_channels)
         self._n_channels, self._smallest_gain, self._settings = n_channels, smallest_gain, settings
         self._streams = [
             FeatureStream(settings.recipe.input, n_together=1) for _ in range(n_channels)
         ]
-        self._runs = [NetworkRun(model, settings) for _ in range(n_channels)]
+        self._runs = [NetworkRun(network, settings) for _ in range(n_channels)]
         self._waves = [WaveStream() for _ in range(n_channels)]
         self._down = self._up = None
         waits_for = n_window + settings.recipe.input.look_ahead * N_HOP
@@ -76,8 +78,11 @@ class LiveEnhancer:
           chunk: (n_samples,), or (n_samples, n_channels), full scale at 1.
         Returns:
           float32 of the same shape.
+        Raises:
+          InputError: the chunk holds NaN or absurd samples, which would stay in the memory.
         """
         samples = np.asarray(chunk, np.float32).reshape(-1, self._n_channels)
+        check_samples(samples, "the chunk")
         at_16_khz = samples if self._down is None else self._down.process(samples)
         enhanced = np.stack(
             [

@@ -2,18 +2,21 @@
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
 
 import numpy as np
-import soundfile
 
 from config import sample_rate
 from speech_enhancement.enhancement.live import LiveEnhancer
-from speech_enhancement.enhancement.pipe import Source, sample_bytes, stream_blocks, wav_header
-from speech_enhancement.enhancement.recordings import check_signal
+from speech_enhancement.enhancement.pipe import (
+    check_connected,
+    opened_input,
+    sample_bytes,
+    stream_blocks,
+    wav_header,
+)
 from speech_enhancement.errors import InputError, foreseen_disk_errors
 from speech_enhancement.features import N_HOP
 
@@ -39,33 +42,25 @@ def enhance_live_pipe(model, settings, rate: int | None, smallest_gain: float) -
     Raises:
       InputError: no sound comes in, or standard output cannot be written.
     """
-    if sys.stdin is None or sys.stdout is None:
-        raise InputError("standard input or output is closed; connect both")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread may wait for input
     if rate is not None:
-        check_signal("standard input", rate, 1)
-        live = LiveEnhancer(model, settings, rate, 1, smallest_gain)
+        check_connected()
+        live = LiveEnhancer((model, settings), rate, 1, smallest_gain)
         write_live(live, raw_blocks(sys.stdin.fileno()), b"", is_float=False)
         return
 
-    source = Source(sys.stdin.fileno())
-    try:
-        file = soundfile.SoundFile(source.open(), closefd=False)
-    except soundfile.SoundFileError as error:
-        raise InputError(
-            f"standard input is not a WAV ({error}); for samples without a header give --rate"
-        ) from error
+    source, file = opened_input("for samples without a header give --rate")
     with file:
         rate, n_channels = file.samplerate, file.channels
-        check_signal("standard input", rate, n_channels)
-        live = LiveEnhancer(model, settings, rate, n_channels, smallest_gain)
+        live = LiveEnhancer((model, settings), rate, n_channels, smallest_gain)
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = stream_blocks(file, rate // BLOCKS_PER_SECOND)
         write_live(live, blocks, wav_header(rate, n_channels, is_float), is_float)
     source.check_end()
 
 
-def write_live(live: LiveEnhancer, blocks: Iterator[np.ndarray], head: bytes, is_float: bool):
+def write_live(
+    live: LiveEnhancer, blocks: Iterator[np.ndarray], head: bytes, is_float: bool
+) -> None:
     """Clean blocks of (n_samples, n_channels) and write them to standard output without delay."""
     output, n_late = sys.stdout.buffer, live.delay
 
@@ -76,24 +71,26 @@ def write_live(live: LiveEnhancer, blocks: Iterator[np.ndarray], head: bytes, is
     # A reader of standard output may go away.
     with contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
         output.write(head)
-        n_read, n_channels = 0, 1
         for block in blocks:
-            n_read, n_channels = n_read + len(block), block.shape[1]
-            enhanced = live.process(block)
-            write(enhanced[n_late:])
+            write(live.process(block)[n_late:])
             n_late = max(0, n_late - len(block))
-        rest = live.process(np.zeros((live.delay, n_channels), np.float32))
-        write(rest[n_late:])
+        write(live.process(np.zeros((live.delay, block.shape[1]), np.float32))[n_late:])
 
 
 def raw_blocks(descriptor: int) -> Iterator[np.ndarray]:
-    """Yield samples of 16 bits, (n_samples, 1) from -1 to 1, as soon as they come."""
-    held = b""
+    """Yield samples of 16 bits, (n_samples, 1) from -1 to 1, as soon as they come.
+
+    Raises:
+      InputError: none came.
+    """
+    held, n_read = b"", 0
     while content := os.read(descriptor, READ_BYTES):
         held += content
         n_whole = len(held) - len(held) % 2
         yield np.frombuffer(held[:n_whole], "<i2").astype(np.float32)[:, None] / FULL_SCALE
-        held = held[n_whole:]
+        held, n_read = held[n_whole:], n_read + n_whole
+    if n_read == 0:
+        raise InputError("standard input holds no samples")
     if held:
         print("standard input ends within a sample, which is left out", file=sys.stderr)
 
@@ -174,33 +171,39 @@ def enhance_microphone(
     """
     sound = import_sounddevice()
     pair = tuple(int(name) if name.isdecimal() else name for name in devices or ()) or (None, None)
-    is_over = threading.Event()
-    try:
+    with foreseen_device_errors(sound):
         rate = rate_of_devices(sound, pair)
-        live, n_hop = (
-            LiveEnhancer(model, settings, rate, 1, smallest_gain),
-            N_HOP * rate // sample_rate,
-        )
-        live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time
-        waiting = Waiting(n_hop)
+    live = LiveEnhancer((model, settings), rate, 1, smallest_gain)
+    n_hop = N_HOP * rate // sample_rate
+    live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time
+    waiting = Waiting(n_hop)
 
-        def hear(heard, *_) -> None:
-            waiting.put(live.process(heard))
+    def hear(heard, *_) -> None:
+        waiting.put(live.process(heard))
 
-        def play(played, n_samples, *_) -> None:
-            played[:] = waiting.take(n_samples)
+    def play(played, n_samples, *_) -> None:
+        played[:] = waiting.take(n_samples)
 
-        options = {"channels": 1, "dtype": "float32", "latency": "low"}
+    options = {"channels": 1, "dtype": "float32", "latency": "low"}
+    try:
         with (
+            foreseen_device_errors(sound),
             sound.InputStream(rate, n_hop, pair[0], callback=hear, **options),
             sound.OutputStream(rate, n_hop, pair[1], callback=play, **options),
         ):
             own = 1000 * live.delay / rate
             print(f"cleaning the microphone at {rate} Hz, {own:.0f} ms behind; Ctrl-C ends it")
-            is_over.wait()
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        print(f"ended; {waiting.n_late} blocks were late")
+
+
+@contextlib.contextmanager
+def foreseen_device_errors(sound) -> Iterator[None]:
+    """Make what sounddevice says of devices an InputError; unknown names are ValueErrors there."""
+    try:
+        yield
     except (sound.PortAudioError, ValueError) as error:
         raise InputError(
             f"the sound devices cannot be used ({error}); see --list_devices"
         ) from error
-    except KeyboardInterrupt:
-        print(f"ended; {waiting.n_late} blocks were late")

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from speech_enhancement.data.containers import is_unknown
-from speech_enhancement.data.sound_file import ENDLESS, check_samples
+from speech_enhancement.data.sound_file import ENDLESS, check_samples, reason_of
 from speech_enhancement.enhancement.recordings import check_signal, limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.errors import InputError, foreseen_disk_errors
@@ -36,21 +36,7 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
     Raises:
       InputError: no WAV comes in.
     """
-    if sys.stdin is None or sys.stdout is None:
-        raise InputError(
-            "standard input or output is closed; connect both, or give files and --output_dir"
-        )
-    # Ctrl-C ends the process at once: a thread that waits for input would keep it alive.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    source = Source(sys.stdin.fileno())
-    try:
-        file = soundfile.SoundFile(source.open(), closefd=False)
-    except soundfile.SoundFileError as error:
-        raise InputError(
-            f"standard input is not a WAV that can be read from a pipe ({error}); convert it"
-        ) from error
-
+    source, file = opened_input("convert it")
     # A reader of standard output may go away.
     with file, contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
         check_signal("standard input", file.samplerate, file.channels)
@@ -69,6 +55,35 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
                 output.write(sample_bytes(samples, is_float))
                 output.flush()
         source.check_end()
+
+
+def opened_input(advice: str) -> tuple["Source", soundfile.SoundFile]:
+    """Open the WAV that comes from standard input; `advice` is for what is none.
+
+    Raises:
+      InputError: no WAV comes in, or standard input or output is closed.
+    """
+    check_connected()
+    source = Source(sys.stdin.fileno())
+    try:
+        return source, soundfile.SoundFile(source.open(), closefd=False)
+    except soundfile.SoundFileError as error:
+        reason = reason_of(error)
+        raise InputError(
+            f"standard input is not a WAV that can be read from a pipe ({reason}); {advice}"
+        ) from error
+
+
+def check_connected() -> None:
+    """See that standard input and output are open; let Ctrl-C end the process at once.
+
+    A thread that waits for input would keep it alive.
+    """
+    if sys.stdin is None or sys.stdout is None:
+        raise InputError(
+            "standard input or output is closed; connect both, or give files and --output_dir"
+        )
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stream_blocks(file: soundfile.SoundFile, n_samples: int) -> Iterator[np.ndarray]:

@@ -83,12 +83,7 @@ def load_model(path: str):
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; {_say_saved(os.path.dirname(path))}")
     settings = _read_settings(path)
-    for name, ours in stft_settings.items():
-        its = getattr(settings, name)
-        if ours != its:
-            raise InputError(
-                f"{path} was trained with {name} {its}, config.py has {ours}; make them equal"
-            )
+    check_transform(settings, path)
     n_freq, n_statistics = settings.n_window // 2 + 1, settings.recipe.input.n_statistics
     check_scaler(settings.scaler, n_freq, n_statistics, path, "train the model again")
     settings.path = path
@@ -144,6 +139,16 @@ def _read_network(path: str, recipe: Recipe, n_freq: int):
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
         raise InputError(f"{path} has weights that are NaN or infinite; train it again")
     return model
+
+
+def check_transform(settings: Settings, path: str) -> None:
+    """Raise InputError unless a model, read from `path`, was made for config.py's transform."""
+    for name, ours in stft_settings.items():
+        its = getattr(settings, name)
+        if ours != its:
+            raise InputError(
+                f"{path} was trained with {name} {its}, config.py has {ours}; make them equal"
+            )
 
 
 def check_scaler(scaler: Scaler, n_freq: int, n_statistics: int, path: str, advice: str) -> None:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from speech_enhancement.errors import InputError, MissingFileError
-from speech_enhancement.network.network import Settings, load_model
+from speech_enhancement.network.network import Settings, check_transform, load_model
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import recipe_from_dict
 
@@ -41,17 +41,20 @@ def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
 
     Raises:
       MissingFileError: there is no such file.
-      InputError: the package onnxruntime is missing, or the file is damaged or no such network.
+      InputError: the package onnxruntime is missing, or the file is damaged, no such network, or
+        made for another transform than config.py's.
     """
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; export a model of a recipe with memory")
     try:
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidProtobuf
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
     except ImportError as error:
         raise InputError(
             f"{path} needs the package onnxruntime ({error}); pip install onnxruntime"
         ) from error
+    damage = (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument)
+    damage += (errors.NotImplemented, errors.RuntimeException, KeyError, TypeError, ValueError)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # more cost time with a frame at once
     try:
@@ -61,7 +64,7 @@ def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
         recipe = recipe_from_dict(content["recipe"], path)
         names = ("sample_rate", "n_window", "n_overlap", "log_epsilon", "snr", "iteration")
         values = {name: content[name] for name in names}
-    except (Fail, InvalidProtobuf, KeyError, ValueError) as error:
+    except damage as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path} is damaged or not exported by this program ({reason}); export it again"
@@ -74,6 +77,7 @@ def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
     nothing = Scaler(np.zeros(n_freq), np.ones(n_freq), np.zeros((0, n_freq)), np.ones((0, n_freq)))
     settings = Settings(**values, recipe=recipe, scaler=nothing)
     settings.path = path
+    check_transform(settings, path)
     return OnnxNetwork(session), settings
 
 

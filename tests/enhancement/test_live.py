@@ -13,6 +13,7 @@ import soundfile
 from conftest import GOLDEN, MINI, ROOT, run
 from small_models import make_memory_model, make_model, noise
 
+from config import stft_settings
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.enhancement import live_sound
 from speech_enhancement.enhancement.enhance import SHIPPED_LIVE_MODEL
@@ -59,7 +60,7 @@ def in_chunks(live, audio, sizes):
 def test_chunks_of_any_size_give_the_recording_enhanced_as_a_whole(loaded, sizes):
     audio = noise(12_000)
     whole = enhance_audio(*loaded, audio)
-    live = LiveEnhancer(*loaded)
+    live = LiveEnhancer(loaded)
     assert live.delay == 512  # 32 ms: one window
     found = in_chunks(live, audio, sizes)
     assert not found[:512].any()
@@ -69,7 +70,7 @@ def test_chunks_of_any_size_give_the_recording_enhanced_as_a_whole(loaded, sizes
 
 def test_frames_ahead_add_to_the_delay(tmp_path):
     loaded = load_model(str(make_memory_model(tmp_path / "m.keras", look_ahead=2)))
-    audio, live = noise(9000), LiveEnhancer(*loaded)
+    audio, live = noise(9000), LiveEnhancer(loaded)
     assert live.delay == 512 + 2 * 256
     found, whole = in_chunks(live, audio, (333,)), enhance_audio(*loaded, audio)
     np.testing.assert_allclose(found[1024:], whole[:-1024], atol=1e-6)
@@ -86,21 +87,21 @@ def test_files_in_blocks_are_enhanced_as_wholes(tmp_path, model_path, loaded):
 
 def test_each_channel_is_cleaned_alone(loaded):
     audio = noise(6000, 2)
-    both = in_chunks(LiveEnhancer(*loaded, n_channels=2), audio, (400,))
+    both = in_chunks(LiveEnhancer(loaded, n_channels=2), audio, (400,))
     for channel in (0, 1):
-        alone = in_chunks(LiveEnhancer(*loaded), audio[:, channel], (400,))
+        alone = in_chunks(LiveEnhancer(loaded), audio[:, channel], (400,))
         np.testing.assert_array_equal(both[:, channel], alone)
 
 
 def test_a_limit_of_attenuation_holds(loaded):
     audio = noise(8000)
-    kept = in_chunks(LiveEnhancer(*loaded, smallest_gain=1.0), audio, (256,))
+    kept = in_chunks(LiveEnhancer(loaded, smallest_gain=1.0), audio, (256,))
     np.testing.assert_allclose(kept[512:], audio[:-512], atol=1e-5)  # masks of 1: nothing changes
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000])
 def test_at_any_rate_the_delay_is_as_announced(loaded, rate):
-    live = LiveEnhancer(*loaded, rate, smallest_gain=1.0)
+    live = LiveEnhancer(loaded, rate, smallest_gain=1.0)
     tone = 0.5 * np.sin(2 * np.pi * 700 * np.arange(rate) / rate)
     found = in_chunks(live, tone, (rate // 100, 1, 333))
     expected, found = tone[: -live.delay], found[live.delay :]
@@ -130,10 +131,26 @@ def test_a_resampler_keeps_the_band_and_nothing_else(pair):
         assert np.max(np.abs(error[200:-200])) < limit
 
 
+def test_a_file_or_what_was_loaded_of_it_is_the_same(model_path, onnx_path, loaded):
+    audio, expected = noise(4000), in_chunks(LiveEnhancer(loaded), noise(4000), (256,))
+    for model in (model_path, str(model_path), onnx_path):
+        found = in_chunks(LiveEnhancer(model), audio, (256,))
+        np.testing.assert_allclose(found, expected, atol=1e-6)  # single precision
+
+
+def test_absurd_samples_do_not_reach_the_memory(loaded):
+    live, undisturbed = LiveEnhancer(loaded), LiveEnhancer(loaded)
+    for bad in (np.nan, np.inf, 3e38):
+        with pytest.raises(InputError, match="the chunk holds samples that are NaN or infinite"):
+            live.process(np.full(300, bad))
+    audio = noise(3000)
+    np.testing.assert_array_equal(live.process(audio), undisturbed.process(audio))
+
+
 def test_onnxruntime_hears_what_keras_hears(loaded, onnx_path):
     audio = noise(9000)
     pair = [
-        in_chunks(LiveEnhancer(*network), audio, (256,))
+        in_chunks(LiveEnhancer(network), audio, (256,))
         for network in (loaded, load_onnx(str(onnx_path)))
     ]
     np.testing.assert_allclose(*pair, atol=1e-6)
@@ -158,7 +175,22 @@ def test_the_documents_show_the_example_that_is_tested():
 def test_a_model_that_looks_ahead_seconds_is_refused(tmp_path):
     loaded = load_model(str(make_model(tmp_path / "m.keras")))
     with pytest.raises(InputError, match=r"m\.keras needs seconds of the future.*memory"):
-        LiveEnhancer(*loaded)
+        LiveEnhancer(loaded)
+
+
+def test_an_onnx_file_of_another_transform_is_named(onnx_path, monkeypatch):
+    monkeypatch.setitem(stft_settings, "n_overlap", 384)
+    with pytest.raises(InputError, match="was trained with n_overlap 256, "):
+        load_onnx(str(onnx_path))
+
+
+def test_an_onnx_file_damaged_anywhere_is_refused_or_runs(tmp_path, onnx_path):
+    content = onnx_path.read_bytes()
+    for place in np.linspace(0, len(content) - 9, 150).astype(int):
+        damaged = content[:place] + bytes(255 - byte for byte in content[place : place + 8])
+        (tmp_path / "m.onnx").write_bytes(damaged + content[place + 8 :])
+        with contextlib.suppress(InputError):  # bytes of weights do not show
+            load_onnx(str(tmp_path / "m.onnx"))
 
 
 def test_an_onnx_file_that_cannot_be_used_is_named(tmp_path, capsys):
@@ -191,7 +223,7 @@ def test_the_shipped_live_model_is_small_and_clears_steady_noise_and_bursts():
         (speech[: len(steady)], steady, 0.01, 1.3),
         (its_speech, burst_mixture, 0.02, 2.5),
     ):
-        live = LiveEnhancer(*shipped)
+        live = LiveEnhancer(shipped)
         enhanced = live.process(np.pad(noisy, (0, live.delay)))[live.delay :]
         pairs = [stoi_scores(clean, audio)["stoi"] for audio in (enhanced, noisy)]
         assert pairs[0] - pairs[1] > gain_in_stoi
@@ -235,11 +267,14 @@ def test_what_does_not_fit_together_is_one_line(onnx_path, tmp_path, capsys):
         (("--live", "-", "--output_dir", tmp_path), "--output_dir goes without --live"),
         (("a.wav", "--output_dir", tmp_path, "--rate", 16000), "--rate goes with --live"),
         (("--live", "--rate", 16000), "--rate goes with --live -"),
+        (("--output_dir", tmp_path), "expected files and an --output_dir"),
     ):
         assert run("main_dnn", "enhance", *flags) == 2
         assert message in capsys.readouterr().err
     done = live_pipe(onnx_path, b"no sound")
     assert done.returncode == 2 and b"is not a WAV" in done.stderr
+    done = live_pipe(onnx_path, b"", "--rate", "16000")
+    assert done.returncode == 2 and b"standard input holds no samples" in done.stderr
     done = live_pipe(onnx_path, b"123", "--rate", "4000")
     assert done.returncode == 2 and b"expected at least 8000" in done.stderr
 
@@ -298,7 +333,7 @@ def test_the_loudspeaker_plays_what_the_microphone_hears_cleaned(
     flags = ("--model", model_path, "--devices", "0", "USB headset")
     assert run("main_dnn", "enhance", "--live", *flags) == 0
     assert sound.opened_with == [(16000, 256, 0), (16000, 256, "USB headset")]
-    expected = LiveEnhancer(*loaded)
+    expected = LiveEnhancer(loaded)
     expected.process(np.zeros(512))  # that the first hop is not slow
     played = np.concatenate(sound.played)[:, 0]
     np.testing.assert_allclose(played, expected.process(audio[: len(played)]), atol=1e-6)
@@ -322,7 +357,7 @@ def test_what_is_late_does_not_stay_late(model_path, loaded, monkeypatch, capsys
     assert run("main_dnn", "enhance", "--live", "--model", model_path) == 0
     # What waits since the first ones fills the next gaps.
     assert "ended; 6 blocks were late" in capsys.readouterr().out
-    expected = LiveEnhancer(*loaded)
+    expected = LiveEnhancer(loaded)
     expected.process(np.zeros(512))
     whole = expected.process(audio)
     assert not np.any(sound.played[10]) and not np.any(sound.played[35])
