@@ -27,6 +27,7 @@ from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import ALONE, Share
 from speech_enhancement.training.options import TrainingOptions
 from speech_enhancement.training.packed_batches import Batch, TrainingData, hold_out, open_test_set
+from speech_enhancement.training.packed_sequences import SEGMENT_FRAMES
 from speech_enhancement.training.training_noise import (
     NoiseSource,
     Recordings,
@@ -36,7 +37,6 @@ from speech_enhancement.training.training_noise import (
     with_response,
 )
 
-SEGMENT_FRAMES = 312  # 5 s, no more than a window of level_window_s = 5: one estimate serves it
 RUN_FRAMES = 4  # neighbouring frames that stay together in a batch
 RUNS_PER_SEGMENT = 4  # of one segment in a batch
 EVALUATION_BATCHES = 16  # they are made anew at each evaluation

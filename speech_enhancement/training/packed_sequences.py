@@ -10,12 +10,12 @@ from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import ALONE, Share
 
-SEQUENCE_FRAMES = 312  # 5 s, as on the fly
-EVALUATION_SEQUENCES = 256  # at most so many are evaluated
+SEGMENT_FRAMES = 312  # 5 s, no more than a window of level_window_s = 5: one estimate serves it
+EVALUATION_RUNS = 256  # at most so many are evaluated
 
 
 class PackedSequences:
-    """Runs of SEQUENCE_FRAMES neighbouring rows of one mixture each, read from disk and scaled.
+    """Runs of SEGMENT_FRAMES neighbouring rows of one mixture each, read from disk and scaled.
 
     The last run of a mixture begins earlier, so that it is full; a mixture that is shorter than a
     run is repeated.
@@ -46,14 +46,20 @@ class PackedSequences:
                 )
         self._files, self.scaler, self._seed, self._share = files, scaler, seed, share
         self._n_after = recipe.input.borders[1]
-        self._n_together = max(1, recipe.training.batch_size // SEQUENCE_FRAMES)
+        self._n_together = max(1, recipe.training.batch_size // SEGMENT_FRAMES)
         self._runs = [
             (index, start, pair)
             for index, of_file in enumerate(ranges)
             for pair in of_file
             for start in starts_of_runs(*pair)
         ]
-        self.n_segs = len(self._runs) * SEQUENCE_FRAMES
+        self.n_segs = len(self._runs) * SEGMENT_FRAMES
+        if min(self._n_together, len(self._runs)) < share.n_devices:
+            raise InputError(
+                f"a batch of {self._n_together} runs of {SEGMENT_FRAMES} frames, of "
+                f"{len(self._runs)}, cannot be shared by {share.n_devices} devices; "
+                "give a larger --batch_size"
+            )
 
     def batches(self, first: int = 0) -> Iterator[tuple[list, np.ndarray]]:
         """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
@@ -70,7 +76,7 @@ class PackedSequences:
 
     def sample(self) -> Iterator[tuple[list, np.ndarray]]:
         """Yield the same batches at each call, of runs that are evenly spread over the set."""
-        n_sampled = min(len(self._runs), EVALUATION_SEQUENCES)
+        n_sampled = min(len(self._runs), EVALUATION_RUNS)
         chosen = np.linspace(0, len(self._runs) - 1, n_sampled).astype(int)
         for start in range(0, n_sampled, self._n_together):
             numbers = chosen[start : start + self._n_together]
@@ -86,14 +92,14 @@ class PackedSequences:
         self, name: str, index: int, start: int, mixture: tuple[int, int], n_after: int
     ) -> np.ndarray:
         """Read a run and what follows it; beyond the mixture its last row is repeated."""
-        stop = min(start + SEQUENCE_FRAMES + n_after, mixture[1])
+        stop = min(start + SEGMENT_FRAMES + n_after, mixture[1])
         rows = self._files[index][name][start:stop]
-        if len(rows) < SEQUENCE_FRAMES:
-            rows = np.resize(rows, (SEQUENCE_FRAMES, *rows.shape[1:]))
-        return rows[np.minimum(np.arange(SEQUENCE_FRAMES + n_after), len(rows) - 1)]
+        if len(rows) < SEGMENT_FRAMES:
+            rows = np.resize(rows, (SEGMENT_FRAMES, *rows.shape[1:]))
+        return rows[np.minimum(np.arange(SEGMENT_FRAMES + n_after), len(rows) - 1)]
 
 
 def starts_of_runs(start: int, stop: int) -> list[int]:
     """Return where the runs of a mixture begin, whose rows go from `start` to before `stop`."""
-    last = max(start, stop - SEQUENCE_FRAMES)
-    return [min(begin, last) for begin in range(start, stop, SEQUENCE_FRAMES)]
+    last = max(start, stop - SEGMENT_FRAMES)
+    return [min(begin, last) for begin in range(start, stop, SEGMENT_FRAMES)]

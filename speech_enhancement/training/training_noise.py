@@ -217,11 +217,8 @@ def bursts(rng: np.random.Generator, n_samples: int) -> np.ndarray:
     more for some than for others. Half of the noises have bursts that die away. Between bursts
     there is silence, or in a third of the noises a remainder 20 to 50 dB lower.
     """
-    length, pause, spread = (
-        log_uniform(rng, BURST_S),
-        log_uniform(rng, PAUSE_S),
-        rng.uniform(0, 0.7),
-    )
+    length, pause = log_uniform(rng, BURST_S), log_uniform(rng, PAUSE_S)
+    spread = rng.uniform(0, 0.7)
     dies_away, remainder = rng.random() < 0.5, 0.0
     if rng.random() < 1 / 3:
         remainder = 10 ** (-rng.uniform(20, 50) / 20)

@@ -7,6 +7,7 @@ from small_models import memory_recipe
 
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
+from speech_enhancement.training.devices import Share
 from speech_enhancement.training.packed_batches import of_mixtures
 from speech_enhancement.training.packed_sequences import PackedSequences, starts_of_runs
 
@@ -84,6 +85,18 @@ def test_ranges_are_cut_where_mixtures_begin():
     file = FakeFile(50, first_rows=(0, 10, 30))
     assert of_mixtures(file, [(0, 50)]) == [(0, 10), (10, 30), (30, 50)]
     assert of_mixtures(file, [(10, 30), (30, 50)]) == [(10, 30), (30, 50)]
+
+
+def test_runs_are_shared_by_processes_and_too_few_are_refused():
+    file, ranges = FakeFile(312 * 40), [(0, 312 * 40)]
+    whole = rows_of(next(sequences(file, ranges).batches()))[0]
+    halves = [
+        rows_of(next(sequences(file, ranges, share=Share(index, 2, 2)).batches()))[0]
+        for index in (0, 1)
+    ]
+    np.testing.assert_array_equal(np.concatenate(halves), whole)
+    with pytest.raises(InputError, match="batch of 16 runs of 312 frames, of 1, cannot be shared"):
+        sequences(FakeFile(312), [(0, 312)], share=Share(0, 2, 2))
 
 
 def test_rows_that_leave_frames_out_are_refused():
