@@ -67,7 +67,7 @@ class LiveEnhancer:
         if rate != sample_rate:
             self._down = Resampler(rate, sample_rate, n_channels)
             self._up = Resampler(sample_rate, rate, n_channels)
-            n_waiting = math.ceil(waits_for * rate / sample_rate) + 2  # both round to whole samples
+            n_waiting = math.ceil(waits_for * rate / sample_rate)
             self.delay = n_waiting + round((self._down.delay_s + self._up.delay_s) * rate)
         self._output = np.zeros((n_waiting, n_channels), np.float32)
 

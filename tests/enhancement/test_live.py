@@ -106,10 +106,17 @@ def test_at_any_rate_the_delay_is_as_announced(loaded, rate):
     found = in_chunks(live, tone, (rate // 100, 1, 333))
     expected, found = tone[: -live.delay], found[live.delay :]
     middle = slice(rate // 4, -rate // 4)
-    assert live.delay / rate < 0.036  # a window, two filters of 1 ms, and two samples
+    assert live.delay / rate < 0.036  # a window and two filters of 1 ms
     # The delay is rounded to a sample: half of one is 0.28 rad of 700 Hz at 8 kHz.
     limit = 1e-3 + 0.5 * np.pi * 700 / rate
     assert np.max(np.abs(found[middle] - expected[middle])) < limit
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_samples_that_come_one_by_one_never_run_out(loaded, rate):
+    one_by_one = in_chunks(LiveEnhancer(loaded, rate), noise(3000), (1,))
+    at_once = in_chunks(LiveEnhancer(loaded, rate), noise(3000), (3000,))
+    np.testing.assert_allclose(one_by_one, at_once, atol=1e-6)  # single precision
 
 
 @pytest.mark.parametrize("pair", [(48000, 16000), (16000, 44100), (8000, 16000)])
@@ -361,7 +368,8 @@ def test_what_is_late_does_not_stay_late(model_path, loaded, monkeypatch, capsys
     expected.process(np.zeros(512))
     whole = expected.process(audio)
     assert not np.any(sound.played[10]) and not np.any(sound.played[35])
-    # Four hops at most wait, three of them behind the one that is played.
+    # The newest four hops wait, three of them behind the one that is played.
+    np.testing.assert_allclose(sound.played[36][:, 0], whole[33 * 256 : 34 * 256], atol=1e-6)
     np.testing.assert_allclose(sound.played[50][:, 0], whole[47 * 256 : 48 * 256], atol=1e-6)
 
 
