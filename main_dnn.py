@@ -121,8 +121,17 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
         metavar="DB",
         help="attenuate nothing by more than so many dB; default: no limit",
     )
-    add("--live", action="store_true", help="clean the microphone, or -, while it is heard")
-    add("--rate", type=positive_int, metavar="HZ", help="-: raw 16-bit mono samples at this rate")
+    add(
+        "--live",
+        action="store_true",
+        help="clean the microphone, or -, while it is heard, 32 ms behind",
+    )
+    add(
+        "--rate",
+        type=positive_int,
+        metavar="HZ",
+        help="with --live -: raw samples of 16 bits, mono, at this rate; default: a WAV",
+    )
     add(
         "--devices",
         nargs=2,
