@@ -179,8 +179,14 @@ def with_n_concat(recipe: Recipe, n_concat: int) -> Recipe:
     """Return a recipe with windows of so many frames.
 
     Raises:
-      InputError: n_concat is even or not positive, so that a window has no centre frame.
+      InputError: n_concat is even or not positive, so that a window has no centre frame; or the
+        network has a memory instead of windows.
     """
+    if recipe.network.kind == "memory" and n_concat != 1:
+        raise InputError(
+            f"n_concat {n_concat}: the network with memory of this recipe sees frame after frame; "
+            "leave n_concat out, or take a recipe of windows"
+        )
     if n_concat < 1 or n_concat % 2 == 0:
         raise InputError(
             f"n_concat {n_concat}: expected an odd number of frames of at least 1, such as 7"

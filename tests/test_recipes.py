@@ -26,7 +26,7 @@ from speech_enhancement.network_input import (
     percentiles,
     targets,
 )
-from speech_enhancement.recipe import Recipe, load_recipe, recipe_from_dict
+from speech_enhancement.recipe import Recipe, load_recipe, recipe_from_dict, with_n_concat
 
 SHIPPED = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 
@@ -94,6 +94,12 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, old, new, message):
     (tmp_path / "mine.toml").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=message):
         load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_network_with_memory_takes_no_windows():
+    assert with_n_concat(load_recipe("live"), 1) == load_recipe("live")
+    with pytest.raises(InputError, match="n_concat 3: the network with memory"):
+        with_n_concat(load_recipe("live"), 3)
 
 
 def test_a_recipe_that_is_not_there_lists_those_that_are():
