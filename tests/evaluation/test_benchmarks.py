@@ -9,11 +9,12 @@ import types
 
 import numpy as np
 import pytest
-from conftest import MINI, ROOT, run
+from conftest import MINI, ROOT, needs_pesq, run
 from test_evaluate import fake_pesq
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import bursts
 import enhance_speed
 import peers
 import quality
@@ -184,6 +185,28 @@ def test_frames_of_peers_are_whole_and_48_khz_comes_back():
     assert len(back) == 16000 + peers.MAX_DELAY
     # The resampler rings at the ends.
     np.testing.assert_allclose(back[500:15500], tone[500:15500], rtol=0, atol=1e-3)
+
+
+def test_shots_are_sudden_and_have_silence_between_them():
+    for seed in range(20):
+        wave = bursts.shots(np.random.default_rng(seed), 80_000)
+        is_on = wave != 0
+        starts = np.flatnonzero(is_on[1:] & ~is_on[:-1])
+        assert len(wave) == 80_000 and 5 <= len(starts) <= 60 and np.mean(is_on) < 0.6
+        power = np.abs(np.fft.rfft(wave)) ** 2
+        assert power[40_000 * 5 // 8 :].sum() < 0.05 * power.sum()  # above 5 kHz
+
+
+@needs_pesq
+def test_bursts_scores_each_set_and_clean_speech_best(tmp_path, capsys):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/test_speech").symlink_to(MINI / "test_speech")
+    flags = ["--corpus", tmp_path / "corpus", "--noise_dir", MINI / "test_noise"]
+    bursts.main([*map(str, flags), "--out", str(tmp_path / "o"), "--only", "unprocessed"])
+    line = capsys.readouterr().out.splitlines()[-1].split("|")
+    assert [cell.strip() for cell in line[1:2] + line[4:5]] == ["unprocessed", "4.50 / 1.000"]
+    rows = (tmp_path / "o/bursts.csv").read_text().splitlines()
+    assert rows[0] == "system,set,pesq_raw_mos,stoi" and len(rows) == 1 + 3 * 2
 
 
 @pytest.mark.parametrize("program", [quality, peers, throughput])
