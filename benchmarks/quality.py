@@ -46,7 +46,7 @@ LADDER = {  # name: what is changed against the row before
             "clip_norm": 0.0,
             "weight_average": 0.0,
         },
-        "training_noise": {"speed": False, "synthetic": 0.0, "equalization_db": 0.0},
+        "training_noise": {"speed": False, "synthetic": 0.0, "equalization_db": 0.0, "bursts": 0.0},
     },
     "+ mask": {"target": {"output": "mask", "loss": "compressed_magnitude"}},
     "+ noise estimates": {
@@ -55,8 +55,11 @@ LADDER = {  # name: what is changed against the row before
     "+ four percentiles": {"input": {"percentiles": [10, 20, 50, 80]}},
     "+ layer normalization": {"network": {"layer_normalization": True}},
     "+ schedule, average": {"training": None},  # None: as in the default
-    "+ noise variety": {"training_noise": None},
-    "+ loudness (default)": {"target": None},
+    "+ noise variety": {
+        "training_noise": {"speed": True, "synthetic": 0.2, "equalization_db": 6.0}
+    },
+    "+ loudness": {"target": None},
+    "+ bursts (default)": {"training_noise": None},
 }
 LONG = ("default", "original")
 
