@@ -242,9 +242,8 @@ def test_noise_of_a_recording_is_equalised_as_far_as_the_recipe_says(tmp_path):
     noise = write(tmp_path / "white.wav", np.random.default_rng(0).standard_normal(160000) / 10)
     spread = {}
     for deviation_db in (0.0, 6.0):
-        made = stream(
-            (-60.0,), noise=recordings(noise), synthetic=0.0, equalization_db=deviation_db
-        )
+        plain = {"noise": recordings(noise), "synthetic": 0.0, "bursts": 0.0}
+        made = stream((-60.0,), **plain, equalization_db=deviation_db)
         power = [
             np.mean(np.abs(made.mixture(np.random.default_rng(seed))[0]) ** 2, axis=0)
             for seed in range(40)
