@@ -198,18 +198,23 @@ def test_shots_are_sudden_and_have_silence_between_them():
 
 
 @needs_pesq
-def test_bursts_scores_each_set_and_clean_speech_best(tmp_path, capsys):
+def test_bursts_scores_each_set_and_takes_delays_out(tmp_path, capsys, monkeypatch):
+    late = {"late": lambda audio: np.concatenate([np.zeros(300), audio])}
+    monkeypatch.setattr(bursts, "SYSTEMS", {**bursts.SYSTEMS, **late})
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/test_speech").symlink_to(MINI / "test_speech")
     flags = ["--corpus", tmp_path / "corpus", "--noise_dir", MINI / "test_noise"]
-    bursts.main([*map(str, flags), "--out", str(tmp_path / "o"), "--only", "unprocessed"])
-    line = capsys.readouterr().out.splitlines()[-1].split("|")
+    bursts.main([*map(str, flags), "--out", str(tmp_path / "o"), "--only", "unprocessed", "late"])
+    line = capsys.readouterr().out.splitlines()[-2].split("|")
     assert [cell.strip() for cell in line[1:2] + line[4:5]] == ["unprocessed", "4.50 / 1.000"]
-    rows = (tmp_path / "o/bursts.csv").read_text().splitlines()
-    assert rows[0] == "system,set,pesq_raw_mos,stoi" and len(rows) == 1 + 3 * 2
+    head, *rows = (tmp_path / "o/bursts.csv").read_text().splitlines()
+    assert head == "system,set,pesq_raw_mos,stoi" and len(rows) == 2 * 3 * 2
+    assert [row.split(",")[1] for row in rows[:3]] == ["shots", "recordings", "clean"]
+    # The wave is the same once the delay is out.
+    assert [row.split(",")[1:] for row in rows[:6]] == [row.split(",")[1:] for row in rows[6:]]
 
 
-@pytest.mark.parametrize("program", [quality, peers, throughput])
+@pytest.mark.parametrize("program", [quality, peers, bursts, throughput])
 def test_flags_of_benchmarks_that_cannot_be(program, capsys):
     for flags in ([], ["--corpus", "c", "--out", "o", "--only", "nothing"]):
         with pytest.raises(SystemExit) as stopped:
