@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bursts
 import enhance_speed
+import frequencies
 import peers
 import quality
 import throughput
@@ -214,7 +215,36 @@ def test_bursts_scores_each_set_and_takes_delays_out(tmp_path, capsys, monkeypat
     assert [row.split(",")[1:] for row in rows[:6]] == [row.split(",")[1:] for row in rows[6:]]
 
 
-@pytest.mark.parametrize("program", [quality, peers, bursts, throughput])
+def test_frequencies_finds_the_band_of_an_error(corpus, tmp_path, capsys, monkeypatch):
+    def with_tone(frequency, delay=0):
+        def system(audio):
+            tone = np.sin(2 * np.pi * frequency / 16000 * np.arange(len(audio)))
+            tone *= 0.1 * np.sqrt(2 * np.mean(audio**2))
+            return np.concatenate([np.zeros(delay), audio + tone])
+
+        return system
+
+    systems = {"unprocessed": lambda audio: audio}
+    systems |= {"rumble": with_tone(30), "whistle": with_tone(1000, delay=200)}
+    monkeypatch.setattr(bursts, "SYSTEMS", systems)
+    flags = ["--corpus", str(corpus), "--out", str(tmp_path / "o"), "--snr", "60"]
+    frequencies.main(flags)
+    rows = {row[0]: row[1:] for row in table_rows(capsys.readouterr().out)}
+    # At 60 dB the error of unprocessed speech is the noise, and a tone of -20 dB is all of it.
+    assert float(rows["unprocessed"][0]) == pytest.approx(60, abs=0.5)
+    # Speech has a little at these frequencies, which the tones meet in or out of phase.
+    full, above = ([float(rows[name][k]) for name in ("rumble", "whistle")] for k in (0, 1))
+    assert full == pytest.approx([20, 20], abs=0.2)
+    # Below 100 Hz lies a quarter of the energy of one utterance, which goes: 1.4 dB, mean 0.7.
+    assert above[0] > 45 and above[1] == pytest.approx(19.3, abs=0.2)
+    assert rows["rumble"][2:] == ["100 %", "0 %", "0 %", "0 %"]
+    assert rows["whistle"][2:] == ["0 %", "0 %", "100 %", "0 %"]
+    head, *lines = (tmp_path / "o/frequencies.csv").read_text().splitlines()
+    assert head.startswith("system,speech,noise,si_sdr,si_sdr_above_100_hz,0 to 100 Hz,")
+    assert len(lines) == 3 * 2 and lines[2].split(",")[0] == "rumble"
+
+
+@pytest.mark.parametrize("program", [quality, peers, bursts, frequencies, throughput])
 def test_flags_of_benchmarks_that_cannot_be(program, capsys):
     for flags in ([], ["--corpus", "c", "--out", "o", "--only", "nothing"]):
         with pytest.raises(SystemExit) as stopped:
