@@ -19,25 +19,25 @@ kept = np.exp(-n_hop / facts["sample_rate"] / facts["recipe"]["input"]["level_me
 hamming = np.hamming(n_window)
 scale = np.sqrt(np.sum(hamming**2))
 states = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()[1:]}
-power = weight = loudest = 0.0
+power, weight, loudest, mask = 0.0, 0.0, 0.0, np.ones((1, 1))
 samples, wave, norm = np.zeros(n_window), np.zeros(n_window), np.zeros(n_window)
 
 
 def clean(hop: np.ndarray) -> np.ndarray:
     """Take in the next 256 samples; return 256 enhanced ones, which came a hop before."""
-    global power, weight, loudest, samples, states, wave, norm
+    global power, weight, loudest, samples, states, mask, wave, norm
     samples = np.concatenate([samples[n_hop:], hop])
     spectrum = np.fft.rfft(samples * hamming / scale)
     of_frame = np.sum(np.abs(spectrum[lowest:]) ** 2) / (len(spectrum) - lowest)
     loudest = max(loudest, of_frame)
-    if of_frame > facts["silence"] * loudest:  # digital silence keeps the level
+    if of_frame > facts["silence"] * loudest:  # digital silence changes nothing
         power, weight = kept * power + of_frame, kept * weight + 1
-    level = np.log(power / max(weight, 1) + epsilon**2) / 2
-    frame = np.log(np.abs(spectrum) + epsilon) - level
-    frame[:lowest] = frame[lowest]
-    frame = np.maximum(frame, -facts["floor"]).astype(np.float32)
-    mask, *after = session.run(None, {"frames": frame[None], **states})
-    states = dict(zip(states, after, strict=True))
+        level = np.log(power / max(weight, 1) + epsilon**2) / 2
+        frame = np.log(np.abs(spectrum) + epsilon) - level
+        frame[:lowest] = frame[lowest]
+        frame = np.maximum(frame, -facts["floor"]).astype(np.float32)
+        mask, *after = session.run(None, {"frames": frame[None], **states})
+        states = dict(zip(states, after, strict=True))
 
     wave = np.append(wave[n_hop:], np.zeros(n_hop)) + np.fft.irfft(mask[0] * spectrum * scale)
     norm = np.append(norm[n_hop:], np.zeros(n_hop)) + hamming

@@ -91,8 +91,9 @@ class RunningLevel:
 
     The level of frame t is the mean power of the frames up to t that hold signal, each weighted by
     exp(-n / N) if n of them came after it; N frames are level_memory_s seconds. Frames hold none
-    that lie 60 dB below the loudest so far: digital silence keeps the level. The lowest bins do not
-    count, and look to the network like the next: so a constant does no harm.
+    that lie 60 dB below the loudest so far: digital silence keeps the level, and its frames are all
+    floor. The lowest bins do not count, and look to the network like the next: so a constant does
+    no harm.
 
     Args:
       settings: the recipe's section [input].
@@ -107,15 +108,24 @@ class RunningLevel:
         """Take in (n_frames, n_freq) complex; return frames and statistics, see normalized."""
         power = power_of_frames(np.ascontiguousarray(spectrum[:, LOWEST_OF_LEVEL:]))
         levels = np.empty((len(power), 1), spectrum.real.dtype)
+        is_silent = np.zeros(len(power), bool)
         for index, of_frame in enumerate(power.tolist()):
             self._loudest = max(self._loudest, of_frame)
             if of_frame > SILENCE * self._loudest:
                 self._power = self._kept * self._power + of_frame
                 self._weight = self._kept * self._weight + 1
+            else:
+                is_silent[index] = True
             levels[index] = self._power / max(self._weight, 1)
         frames = log_magnitude(spectrum, self._floor_db) - np.log(levels + log_epsilon**2) / 2
         frames[:, :LOWEST_OF_LEVEL] = frames[:, LOWEST_OF_LEVEL, None]
+        frames[is_silent] = -FLOOR
         return without_statistics(np.maximum(frames, -FLOOR, out=frames))
+
+
+def hold_signal(frames: np.ndarray) -> np.ndarray:
+    """Return which of the frames of a RunningLevel hold signal, (n_frames,) bool."""
+    return (frames > -FLOOR).any(axis=1)
 
 
 # --- What is measured of each frame -----------------------------------------------------------

@@ -11,11 +11,11 @@ import numpy as np
 
 from config import n_window, stft_settings
 from speech_enhancement.errors import InputError, MissingFileError, foreseen_machine_error
-from speech_enhancement.features import log_magnitude, window_scale
+from speech_enhancement.features import N_FREQ, log_magnitude, window_scale
 from speech_enhancement.files import DAMAGED_ARCHIVE, own_temporary_folder, replacing
 from speech_enhancement.network.architectures import with_states
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, normalized
+from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, hold_signal, normalized
 from speech_enhancement.recipe import Recipe, recipe_from_dict
 from speech_enhancement.workspace import saved_iterations
 
@@ -215,6 +215,7 @@ class NetworkRun:
             self._model = _stepwise(model)
             self._states = self._model.first_states()
         self._n_ahead = 0  # of the frames given, those that the memory has already seen
+        self._last_mask = np.ones((1, N_FREQ), np.float32)
 
     def add(self, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Run the network on the next frames, which have all their neighbours.
@@ -230,13 +231,27 @@ class NetworkRun:
         if self._states is None:
             output = outputs_inside(self._model, self._settings, frames, statistics)
         else:
-            output = self._remembering(self._settings.scaler.frames(frames))
+            output = self._remembering(frames)
         if not np.isfinite(output).all():
             raise InputError(f"{self._settings.path} outputs NaN or infinity; train it again")
         return output
 
     def _remembering(self, frames: np.ndarray) -> np.ndarray:
-        """Run the network on (n_frames + look_ahead, n_freq) scaled frames; (n_frames, n_freq)."""
+        """Run a network with memory on (n_frames + look_ahead, n_freq) frames; (n_frames, n_freq).
+
+        Frames without signal do not reach the memory and get the mask of the frame before them:
+        behind a silence the noise is still known. A network that looks ahead sees all frames.
+        """
+        scaled = self._settings.scaler.frames(frames)
+        if self._settings.recipe.input.look_ahead:
+            return self._stepped(scaled)
+        is_heard = hold_signal(frames)
+        masks = np.concatenate([self._last_mask, self._stepped(scaled[is_heard])])
+        self._last_mask = masks[-1:]
+        return masks[np.cumsum(is_heard)]
+
+    def _stepped(self, frames: np.ndarray) -> np.ndarray:
+        """Run the network on scaled frames, a few sizes at once; the outputs of no frame go."""
         look_ahead = self._settings.recipe.input.look_ahead
         new, outputs, start = frames[self._n_ahead :], [frames[:0]], 0
         for size in SIZES_AT_ONCE:  # few different shapes occur

@@ -165,6 +165,8 @@ def test_onnxruntime_hears_what_keras_hears(loaded, onnx_path):
 
 def test_the_example_in_docs_enhances_as_the_program_does(tmp_path, loaded, onnx_path):
     audio = read_audio(str(next((MINI / "test_speech").glob("*.wav"))))
+    audio = np.insert(audio, np.repeat([0, 20_000], [3000, 9000]), 0)  # digital silence
+    audio[30_000:40_000] *= 1e-4
     soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
     command = [sys.executable, ROOT / "docs" / "live_onnx_example.py", onnx_path]
     subprocess.run([*command, "a.wav", "b.wav"], cwd=tmp_path, check=True)

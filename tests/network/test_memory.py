@@ -11,7 +11,7 @@ from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.export import write_onnx
 from speech_enhancement.network.network import NetworkRun, Settings, load_model, save_model
 from speech_enhancement.network.onnx_network import load_onnx
-from speech_enhancement.network_input import RunningLevel, Scaler
+from speech_enhancement.network_input import FLOOR, RunningLevel, Scaler, hold_signal
 from speech_enhancement.recipe import load_recipe, recipe_from_dict
 
 RNG = np.random.default_rng(0)
@@ -120,6 +120,22 @@ def test_a_network_with_memory_survives_in_its_file(tmp_path):
     np.testing.assert_array_equal(*pair)
 
 
+@pytest.mark.parametrize("sizes", [(260,), (1, 2, 40, 61, 156)])
+def test_silence_leaves_the_memory_as_it_is_and_keeps_the_last_mask(sizes):
+    recipe = memory_recipe()
+    model = with_random_weights(build_network(recipe, 257, 0))
+    expected = NetworkRun(model, settings_of(recipe)).add(FRAMES, NO_STATISTICS)
+    places = np.repeat([0, 40, 100, 200], [5, 20, 1, 34])
+    frames = np.insert(FRAMES, places, -FLOOR, axis=0)
+    run, starts = NetworkRun(model, settings_of(recipe)), np.cumsum([0, *sizes])
+    parts = [frames[start : start + n] for start, n in zip(starts, sizes, strict=False)]
+    found = np.concatenate([run.add(part, NO_STATISTICS) for part in parts])
+    before = np.concatenate([np.ones((1, 257)), expected])[[0, 40, 100, 200]]
+    is_silent = ~hold_signal(frames)
+    np.testing.assert_allclose(found[~is_silent], expected, atol=1e-6)  # other sizes at once
+    np.testing.assert_allclose(found[is_silent], before.repeat([5, 20, 1, 34], 0), atol=1e-6)
+
+
 # --- The level so far -----------------------------------------------------------------------------
 
 
@@ -143,6 +159,15 @@ def test_the_level_is_the_mean_power_of_what_came_before_that_fades():
         expected = np.maximum(np.log(np.abs(spectrum[t]) + 1e-8) - level, -9.2)
         np.testing.assert_allclose(frames[t, 2:], expected[2:], atol=1e-6)  # epsilons of 1e-8
         np.testing.assert_array_equal(frames[t, :2], frames[t, 2])
+
+
+def test_frames_60_db_below_the_loudest_are_all_floor():
+    settings, spectrum = memory_recipe().input, np.ones((6, 257), complex)
+    spectrum *= np.array([0, 1e-3, 1, 1.01e-3, 0.99e-3, 2])[:, None]
+    frames, _ = RunningLevel(settings).add(spectrum)
+    # The second is the loudest so far.
+    assert hold_signal(frames).tolist() == [False, True, True, True, False, True]
+    assert np.all(frames[[0, 4]] == -FLOOR)
 
 
 def test_neither_the_level_of_a_recording_nor_a_constant_reaches_the_network():
