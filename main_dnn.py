@@ -62,7 +62,12 @@ def enhance(live: bool = False, list_devices: bool = False, **flags) -> int | No
     misplaced = only_files if live else only_live
     if misplaced:
         raise InputError(f"--{misplaced[0]} goes {'without' if live else 'with'} --live")
-    return enhance.enhance_live(**given) if live else enhance.enhance(**given)
+    if not live:
+        return enhance.enhance(**given)
+    models = given.pop("model", [enhance.SHIPPED_LIVE_MODEL])
+    if len(models) > 1:
+        raise InputError(f"--live takes one --model, found {len(models)}")
+    return enhance.enhance_live(model=models[0], **given)
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -113,7 +118,12 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
         help="audio files, folders of them, or - for a WAV from standard input",
     )
     add("--output_dir", help="folder to write the enhanced files in, under their own names")
-    add("--model", help="a model that train saved, or an exported one with memory; default: ours")
+    add(
+        "--model",
+        action="append",
+        help="a model that train saved, or an exported one with memory; given several times, the "
+        "models decide together; default: ours, for files two of them",
+    )
     add("--overwrite", action="store_true", help="write outputs anew that exist")
     add(
         "--attenuation_limit",

@@ -17,8 +17,8 @@ from common import make_parser, print_head, print_row
 
 from config import sample_rate
 from speech_enhancement.data.audio_files import list_audio, read_audio
-from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
-from speech_enhancement.enhancement.enhance_audio import enhance_audio
+from speech_enhancement.enhancement.blocks import enhance_with_all
+from speech_enhancement.enhancement.enhance import SHIPPED_TOGETHER
 from speech_enhancement.evaluation.measures import require_pesq
 from speech_enhancement.evaluation.scoring import score_arrays
 from speech_enhancement.features import mix_at_snr
@@ -61,19 +61,25 @@ def mixtures(arguments) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 @functools.cache
-def shipped_model():
-    """Load the model for files that ships."""
-    return load_model(SHIPPED_MODEL)
+def shipped_models() -> list[tuple]:
+    """Load the two models that ship."""
+    return [load_model(path) for path in SHIPPED_TOGETHER]
 
 
-def with_our_model(audio: np.ndarray) -> np.ndarray:
-    """Enhance with the model for files that ships."""
-    return enhance_audio(*shipped_model(), audio)
+def with_ours(audio: np.ndarray) -> np.ndarray:
+    """Enhance as `enhance` does files: with the two models that ship."""
+    return enhance_with_all(shipped_models(), audio)
+
+
+def with_our_window_model(audio: np.ndarray) -> np.ndarray:
+    """Enhance with the first of the two alone, the window network."""
+    return enhance_with_all(shipped_models()[:1], audio)
 
 
 SYSTEMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "unprocessed": lambda audio: audio,
-    "our model": with_our_model,
+    "ours": with_ours,
+    "our window model": with_our_window_model,
     **peers.PEERS,
 }
 

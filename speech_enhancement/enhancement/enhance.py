@@ -1,18 +1,20 @@
 """What `main_dnn.py enhance` does with files, with a pipe, and live."""
 
 import os
+from collections.abc import Sequence
 
 from speech_enhancement.errors import InputError
 from speech_enhancement.recipe import PROGRAM_DIR
 
 SHIPPED_MODEL = os.path.join(PROGRAM_DIR, "pretrained", "model.keras")
 SHIPPED_LIVE_MODEL = os.path.join(PROGRAM_DIR, "pretrained", "live.keras")
+SHIPPED_TOGETHER = SHIPPED_MODEL, SHIPPED_LIVE_MODEL  # for files; see blocks.JointGain
 
 
 def enhance(
     inputs: list[str],
     output_dir: str | None = None,
-    model: str = SHIPPED_MODEL,
+    model: str | Sequence[str] = SHIPPED_TOGETHER,
     overwrite: bool = False,
     attenuation_limit: float | None = None,
 ) -> int:
@@ -22,12 +24,12 @@ def enhance(
     delay. `-` means a WAV from standard input, which goes to standard output while it comes: after
     5.5 s at first, then 3.6 s behind.
 
-    Working set: the network, and some seconds of each channel.
+    Working set: the networks, and some seconds of each channel.
 
     Args:
       inputs: files, folders with files, or "-" alone.
       output_dir: folder to write in.
-      model: a model that train saved.
+      model: a model that train saved, or several, which then decide together.
       overwrite: whether outputs that exist are written anew.
       attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets
         no limit.
@@ -45,12 +47,12 @@ def enhance(
         raise InputError(
             "expected files and an --output_dir, or - alone for standard input to standard output"
         )
-    network, settings = load_any(model)
+    models = [load_any(path) for path in ([model] if isinstance(model, str) else model)]
     limit = smallest_gain(attenuation_limit)
     if is_stream:
-        enhance_stream(network, settings, limit)
+        enhance_stream(models, limit)
         return 0
-    return enhance_files(network, settings, inputs, output_dir, overwrite, limit)
+    return enhance_files(models, inputs, output_dir, overwrite, limit)
 
 
 def enhance_live(

@@ -5,7 +5,6 @@ are all that has to be kept. `NormalizedStream`, `FeatureStream` and `WaveStream
 arrives and return what is ready; nothing is delayed against the recording, it only comes out later.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,12 +24,7 @@ from speech_enhancement.features import (
     stft,
     window_scale,
 )
-from speech_enhancement.network.network import (
-    NetworkRun,
-    Settings,
-    estimate_magnitude,
-    magnitude_of_output,
-)
+from speech_enhancement.network.network import Settings, estimate_magnitude
 from speech_enhancement.network_input import (
     FIRST_FRAMES_WITHIN,
     FRAMES_PER_ESTIMATE,
@@ -42,10 +36,8 @@ from speech_enhancement.network_input import (
     window_estimates,
     without_statistics,
 )
-from speech_enhancement.parallel import ahead
 from speech_enhancement.recipe import Input
 
-TOP_BINS = slice(-33, -1)  # the uppermost kilohertz, but for the bin at half the sample rate
 Arrays = TypeVar("Arrays", bound=tuple)  # Measured or Ready
 PEAK_S = 5.0  # of a pipe are heard before its level is judged
 
@@ -280,79 +272,3 @@ class WaveStream:
         self._wave, self._window_sum = wave[n_ready:], window_sum[n_ready:]
         ready = wave[:n_ready] * self._scale
         return np.divide(ready, window_sum[:n_ready], out=ready, where=window_sum[:n_ready] > 0)
-
-
-def enhanced_blocks(
-    model,
-    settings: Settings,
-    blocks: Iterable[np.ndarray],
-    n_channels: int,
-    smallest_gain: float = 0.0,
-    peaks: Sequence[float] | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Enhance the channels of a recording at 16 kHz, each alone, while it arrives.
-
-    Three threads share the work: transforming what arrives, the network, transforming back.
-
-    Working set: some seconds of each channel, and four blocks.
-
-    Args:
-      model, settings: as network.load_model returns them.
-      blocks: of samples, (n_samples, n_channels) each.
-      n_channels: how many.
-      smallest_gain: no part of the spectrum is attenuated by more than this factor.
-      peaks: the largest absolute value of each channel; None where it is not known; see Level.
-    Yields:
-      samples, (n_samples, n_channels) float32, which lag behind the blocks; and the gain at the top
-      of the band of each of their frames, (n_frames, n_channels). In the end up to a frame more
-      samples than arrived.
-    """
-    ready = ahead(_ready_blocks(settings.recipe.input, blocks, peaks or [None] * n_channels))
-    estimated = ahead(_estimated(model, settings, ready, smallest_gain))
-    waves = [WaveStream() for _ in range(n_channels)]
-    for spectra, top_gains, is_last in estimated:
-        samples = [
-            wave.add(spectrum, is_last) for wave, spectrum in zip(waves, spectra, strict=True)
-        ]
-        yield np.stack(samples, axis=1).astype(np.float32), np.stack(top_gains, axis=1)
-
-
-def _ready_blocks(
-    settings: Input, blocks: Iterable[np.ndarray], peaks: Sequence
-) -> Iterator[tuple[list, bool]]:
-    """Yield what is ready of each channel, and whether it is the last."""
-    streams = [FeatureStream(settings, peak_of_recording) for peak_of_recording in peaks]
-    for block in blocks:
-        yield [stream.add(samples) for stream, samples in zip(streams, block.T, strict=True)], False
-    yield [stream.add(np.empty(0, np.float32), is_last=True) for stream in streams], True
-
-
-def _estimated(
-    model, settings: Settings, ready_blocks, smallest_gain: float
-) -> Iterator[tuple[list, list, bool]]:
-    """Yield each channel's enhanced spectra and gains at the top, and whether they are the last."""
-    runs: list[NetworkRun] = []
-    for channels, is_last in ready_blocks:
-        runs = runs or [NetworkRun(model, settings) for _ in channels]
-        gains = [
-            spectral_gain(run, settings, ready, smallest_gain)
-            for run, ready in zip(runs, channels, strict=True)
-        ]
-        spectra = [ready.spectrum * gain for ready, gain in zip(channels, gains, strict=True)]
-        yield spectra, [np.minimum(gain[:, TOP_BINS].mean(axis=1), 1) for gain in gains], is_last
-
-
-def spectral_gain(
-    run: NetworkRun, settings: Settings, ready: Ready, smallest_gain: float
-) -> np.ndarray:
-    """Return what each bin is multiplied by, (n_frames, n_freq)."""
-    if not len(ready.spectrum):
-        return np.empty(ready.spectrum.shape, np.float32)
-    output = run.add(ready.frames, ready.statistics)
-    if settings.recipe.target.output == "mask":
-        gain = output
-    else:
-        spectrum = ready.gain * ready.spectrum
-        magnitude = magnitude_of_output(settings, output, spectrum)
-        gain = (magnitude / np.maximum(np.abs(spectrum), 1e-12)).astype(np.float32)
-    return np.maximum(gain, smallest_gain) if smallest_gain > 0 else gain

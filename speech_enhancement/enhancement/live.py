@@ -7,11 +7,11 @@ import numpy as np
 
 from config import n_window, sample_rate
 from speech_enhancement.data.sound_file import check_samples
-from speech_enhancement.enhancement.enhance_audio import FeatureStream, WaveStream, spectral_gain
+from speech_enhancement.enhancement.blocks import JointGain
+from speech_enhancement.enhancement.enhance_audio import FeatureStream, WaveStream
 from speech_enhancement.enhancement.recordings import check_signal
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_HOP
-from speech_enhancement.network.network import NetworkRun
 from speech_enhancement.network.onnx_network import load_any
 
 REACH_S = 0.001  # of the filters that change the sample rate, before and after a sample
@@ -55,11 +55,12 @@ class LiveEnhancer:
                 "recipe with memory, such as live"
             )
         check_signal("live sound", rate, n_channels)
-        self._n_channels, self._smallest_gain, self._settings = n_channels, smallest_gain, settings
+        self._n_channels = n_channels
         self._streams = [
             FeatureStream(settings.recipe.input, n_together=1) for _ in range(n_channels)
         ]
-        self._runs = [NetworkRun(network, settings) for _ in range(n_channels)]
+        model = [(network, settings)]
+        self._gains = [JointGain(model, smallest_gain) for _ in range(n_channels)]
         self._waves = [WaveStream() for _ in range(n_channels)]
         self._down = self._up = None
         waits_for = n_window + settings.recipe.input.look_ahead * N_HOP
@@ -87,7 +88,7 @@ class LiveEnhancer:
         enhanced = np.stack(
             [
                 self._enhanced(*parts)
-                for parts in zip(at_16_khz.T, self._streams, self._runs, self._waves, strict=True)
+                for parts in zip(at_16_khz.T, self._streams, self._gains, self._waves, strict=True)
             ],
             axis=1,
         )
@@ -97,12 +98,11 @@ class LiveEnhancer:
         return output[: len(samples)].reshape(np.shape(chunk))
 
     def _enhanced(
-        self, samples: np.ndarray, stream: FeatureStream, run: NetworkRun, wave: WaveStream
+        self, samples: np.ndarray, stream: FeatureStream, gains: JointGain, wave: WaveStream
     ) -> np.ndarray:
         """Return the samples of a channel that are ready, (n_samples,) float32."""
-        ready = stream.add(samples)
-        gain = spectral_gain(run, self._settings, ready, self._smallest_gain)
-        return wave.add(ready.spectrum * gain).astype(np.float32)
+        spectrum, gain = gains.add([stream.add(samples)])
+        return wave.add(spectrum * gain).astype(np.float32)
 
 
 class Resampler:

@@ -14,6 +14,7 @@ import soundfile
 
 from speech_enhancement.data.containers import is_unknown
 from speech_enhancement.data.sound_file import ENDLESS, check_samples, reason_of
+from speech_enhancement.enhancement.blocks import Models, follow_level
 from speech_enhancement.enhancement.recordings import check_signal, limited
 from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
 from speech_enhancement.errors import InputError, foreseen_disk_errors
@@ -27,7 +28,7 @@ PEAK_UNKNOWN = (
 )
 
 
-def enhance_stream(model, settings, smallest_gain: float) -> None:
+def enhance_stream(models: Models, smallest_gain: float) -> None:
     """Enhance a WAV that comes from standard input, and write it to standard output while it comes.
 
     With the recipe `default` the first samples come out after 5.5 s; then the stream is 3.6 s
@@ -40,14 +41,12 @@ def enhance_stream(model, settings, smallest_gain: float) -> None:
     # A reader of standard output may go away.
     with file, contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
         check_signal("standard input", file.samplerate, file.channels)
-        if not settings.recipe.input.follows_level:
+        if not follow_level(models):
             print(PEAK_UNKNOWN, file=sys.stderr, flush=True)
 
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = stream_blocks(file, file.samplerate // 10)
-        enhanced = enhanced_at_rate(
-            model, settings, blocks, file.samplerate, file.channels, smallest_gain
-        )
+        enhanced = enhanced_at_rate(models, blocks, file.samplerate, file.channels, smallest_gain)
         output = sys.stdout.buffer
         with contextlib.closing(enhanced):  # before the file that its threads read from
             output.write(wav_header(file.samplerate, file.channels, is_float))

@@ -11,6 +11,7 @@ import soundfile
 from config import n_window, sample_rate
 from speech_enhancement.data.audio_files import find_audio
 from speech_enhancement.data.sound_file import SoundFile, opened
+from speech_enhancement.enhancement.blocks import Models, follow_level
 from speech_enhancement.enhancement.sample_rates import Band, enhanced_at_rate
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing
@@ -62,12 +63,12 @@ def plan(inputs: list[str], output_dir: str) -> tuple[list[tuple[str, str]], lis
 
 
 def enhance_files(
-    model, settings, inputs: list[str], output_dir: str, overwrite: bool, smallest_gain: float
+    models: Models, inputs: list[str], output_dir: str, overwrite: bool, smallest_gain: float
 ) -> int:
     """Enhance files and folders of files; name and skip those that cannot be done.
 
     Args:
-      model, settings: as network.load_model returns them.
+      models: one or several together; see blocks.JointGain.
       inputs: files and folders.
       output_dir: folder to write in; the outputs have the names and formats of the inputs.
       overwrite: whether outputs that exist are written anew.
@@ -91,7 +92,7 @@ def enhance_files(
     with Progress(round(sum(durations.values())), "s of audio") as progress:
         for pair in list(durations):
             try:
-                enhance_file(model, settings, *pair, smallest_gain, progress)
+                enhance_file(models, *pair, smallest_gain, progress)
             except InputError as error:
                 problems.append(without_traceback(error))
                 del durations[pair]
@@ -165,7 +166,7 @@ def check_signal(source: str, rate: int, n_channels: int) -> None:
 # --- One file ---------------------------------------------------------------------------------
 
 
-def enhance_file(model, settings, source: str, target: str, smallest_gain: float, progress) -> None:
+def enhance_file(models: Models, source: str, target: str, smallest_gain: float, progress) -> None:
     """Enhance a file; the result keeps its name, format, rate, channels, length and notes.
 
     The notes are tags, bext and the like.
@@ -175,13 +176,13 @@ def enhance_file(model, settings, source: str, target: str, smallest_gain: float
     Raises:
       InputError: the file cannot be read to its end, or the output cannot be written.
     """
-    peaks = None if settings.recipe.input.follows_level else peaks_of(source)
+    peaks = None if follow_level(models) else peaks_of(source)
     with opened(source) as file, replacing(target) as temporary:
         kind = output_kind(file)
         is_float = file.subtype in ("FLOAT", "DOUBLE")
         blocks = (block.astype(np.float32) for block in file.blocks(BLOCK_SAMPLES))
         enhanced = enhanced_at_rate(
-            model, settings, blocks, file.samplerate, file.channels, smallest_gain, peaks
+            models, blocks, file.samplerate, file.channels, smallest_gain, peaks
         )
 
         with open(temporary, "wb"):  # libsndfile does not say why it cannot write

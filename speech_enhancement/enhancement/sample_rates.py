@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from config import n_window, sample_rate
-from speech_enhancement.enhancement.enhance_audio import enhanced_blocks
+from speech_enhancement.enhancement.blocks import Models, enhanced_blocks
 from speech_enhancement.features import N_HOP
 
 
 def enhanced_at_rate(
-    model,
-    settings,
+    models: Models,
     blocks: Iterator[np.ndarray],
     rate: int,
     n_channels: int,
@@ -25,11 +24,11 @@ def enhanced_at_rate(
     """
     counted = Counted(blocks)
     if rate == sample_rate:
-        pairs = enhanced_blocks(model, settings, counted, n_channels, smallest_gain, peaks)
+        pairs = enhanced_blocks(models, counted, n_channels, smallest_gain, peaks)
         yield from cut_to(counted, (samples for samples, _ in pairs))
         return
     band = Band(counted, rate, n_channels)
-    pairs = enhanced_blocks(model, settings, band.resampled(), n_channels, smallest_gain, peaks)
+    pairs = enhanced_blocks(models, band.resampled(), n_channels, smallest_gain, peaks)
     yield from cut_to(counted, band.restored(pairs))
 
 

@@ -59,7 +59,9 @@ def test_blocks_give_what_the_whole_gives(recipe, n_samples, n_block, tmp_path):
     ]
     audio = (noise(n_samples) * level).astype(np.float32)
     whole = enhance_audio(network, settings, audio)
-    blocks = enhanced_at_rate(network, settings, in_blocks(audio[:, None], n_block), 16000, 1, 0.0)
+    blocks = enhanced_at_rate(
+        [(network, settings)], in_blocks(audio[:, None], n_block), 16000, 1, 0.0
+    )
     parts = np.concatenate(list(blocks))[:, 0]
     # Single precision in another order of frames; waves of order 1, or louder.
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5 * max(1, np.abs(whole).max()))
@@ -74,7 +76,7 @@ def test_what_passes_comes_back_without_delay_at_any_rate(rate, passing_model):
             2 * np.pi * np.array([440, 1000]) * np.arange(len(signal))[:, None] / rate
         )
     blocks = enhanced_at_rate(
-        network, settings, in_blocks(signal.astype(np.float32), 9973), rate, 2, 0.0
+        [(network, settings)], in_blocks(signal.astype(np.float32), 9973), rate, 2, 0.0
     )
     found = np.concatenate(list(blocks))
     assert found.shape == signal.shape
@@ -88,7 +90,7 @@ def test_what_passes_comes_back_without_delay_at_any_rate(rate, passing_model):
 def test_as_many_samples_come_out_as_went_in(rate, n_samples, passing_model):
     network, settings = load_model(str(passing_model))
     signal = noise(n_samples, 1).astype(np.float32)
-    blocks = enhanced_at_rate(network, settings, in_blocks(signal, 2**18), rate, 1, 0.0)
+    blocks = enhanced_at_rate([(network, settings)], in_blocks(signal, 2**18), rate, 1, 0.0)
     assert sum(map(len, blocks)) == n_samples
 
 
@@ -103,7 +105,7 @@ def test_what_lies_above_the_band_is_attenuated_like_its_top(top_passes, tmp_pat
     both = [part[:, None].astype(np.float32) for part in (low, low + high)]
     without, with_high = (
         np.concatenate(
-            list(enhanced_at_rate(network, settings, in_blocks(part, 8192), rate, 1, 0.0))
+            list(enhanced_at_rate([(network, settings)], in_blocks(part, 8192), rate, 1, 0.0))
         )[:, 0]
         for part in both
     )

@@ -1,0 +1,108 @@
+"""Models that decide together: their gain is the geometric mean, on every road."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, run
+from small_models import make_memory_model, make_model, noise
+
+from config import n_overlap, n_window
+from speech_enhancement.data.audio_files import read_audio
+from speech_enhancement.enhancement.blocks import (
+    enhance_with_all,
+    enhanced_blocks,
+    follow_level,
+    geometric_mean,
+)
+from speech_enhancement.enhancement.enhance_audio import enhance_audio
+from speech_enhancement.features import istft, pad_to_whole_frames, stft
+from speech_enhancement.network.network import estimate_magnitude, load_model
+
+AUDIO = noise(130_000).astype(np.float32) * np.linspace(1, 0.1, 130_000, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Models of three kinds: a window of 5 s, a memory, the peak of the recording."""
+    folder = tmp_path_factory.mktemp("models")
+    makers = {"window": make_model, "memory": make_memory_model}
+    found = {name: str(make(folder / f"{name}.keras")) for name, make in makers.items()}
+    return {**found, "peak": str(make_model(folder / "peak.keras", "xu2015"))}
+
+
+@pytest.fixture(scope="module")
+def models(paths):
+    return {name: load_model(path) for name, path in paths.items()}
+
+
+def whole_gain(model, settings, audio):
+    """Return the gain of each bin of a recording as a whole."""
+    spectrum = stft(pad_to_whole_frames(audio, n_window, n_overlap), n_window, n_overlap)
+    return estimate_magnitude(model, settings, spectrum) / np.abs(spectrum), spectrum
+
+
+def test_the_geometric_mean_of_gains():
+    gains = [np.array([0.1, 1, 0]), np.array([0.4, 1, 1]), np.array([0.2, 1, 1])]
+    np.testing.assert_allclose(geometric_mean(gains), [0.2, 1, 0], atol=1e-12)
+    assert geometric_mean(gains[:1]) is gains[0]
+
+
+@pytest.mark.parametrize("sizes", [(130_000,), (20_000, 90_000, 20_000), (7000,) * 19])
+def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, sizes):
+    pair = [models["window"], models["memory"]]
+    gains, spectra = zip(*(whole_gain(*model, AUDIO) for model in pair), strict=True)
+    joint = np.sqrt(gains[0] * gains[1])
+    expected = istft(joint * np.abs(spectra[0]), spectra[0], n_overlap, len(AUDIO))
+    assert np.std(np.log(gains[0] / gains[1])) > 0.1  # they are not alike
+    blocks = np.split(AUDIO[:, None], np.cumsum(sizes)[:-1])
+    found = np.concatenate([part for part, _ in enhanced_blocks(pair, blocks, 1)])
+    # Single precision in other orders, of waves of order 0.1.
+    np.testing.assert_allclose(found[: len(AUDIO), 0], expected, atol=1e-6)
+    np.testing.assert_allclose(enhance_with_all(pair, AUDIO), expected, atol=1e-6)
+
+
+def test_one_model_is_itself(models):
+    for model in models.values():
+        expected = enhance_audio(*model, AUDIO)
+        np.testing.assert_allclose(enhance_with_all([model], AUDIO), expected, atol=1e-5)
+
+
+def test_the_limit_is_one_of_what_they_decide_together(models):
+    pair = [models["window"], models["memory"]]
+    gains, spectra = zip(*(whole_gain(*model, AUDIO) for model in pair), strict=True)
+    joint = np.sqrt(gains[0] * gains[1])
+    limit = float(np.median(joint))
+    joint = np.maximum(joint, limit)
+    expected = istft(joint * np.abs(spectra[0]), spectra[0], n_overlap, len(AUDIO))
+    parts = [part for part, _ in enhanced_blocks(pair, [AUDIO[:, None]], 1, limit)]
+    np.testing.assert_allclose(np.concatenate(parts)[: len(AUDIO), 0], expected, atol=1e-6)
+
+
+def test_the_peak_matters_if_it_does_to_one(models):
+    assert follow_level([models["window"], models["memory"]])
+    assert not follow_level([models["memory"], models["peak"]])
+
+
+def test_files_and_pipes_with_several_models(paths, models, tmp_path):
+    soundfile.write(tmp_path / "a.wav", AUDIO, 16000, subtype="FLOAT")
+    flags = ["--model", paths["window"], "--model", paths["memory"]]
+    assert run("main_dnn", "enhance", tmp_path / "a.wav", "--output_dir", tmp_path, *flags) == 2
+    output = tmp_path / "out"
+    assert run("main_dnn", "enhance", tmp_path / "a.wav", "--output_dir", output, *flags) == 0
+    expected = enhance_with_all([models["window"], models["memory"]], AUDIO)
+    np.testing.assert_allclose(read_audio(str(output / "a.wav")), expected, atol=1e-6)
+    command = [sys.executable, ROOT / "main_dnn.py", "enhance", "-", *flags]
+    done = subprocess.run(
+        command, input=(tmp_path / "a.wav").read_bytes(), capture_output=True, check=True
+    )
+    (tmp_path / "pipe.wav").write_bytes(done.stdout)
+    np.testing.assert_allclose(read_audio(str(tmp_path / "pipe.wav")), expected, atol=1e-6)
+
+
+def test_live_takes_one_model(paths, capsys):
+    flags = ["--model", paths["memory"], "--model", paths["memory"]]
+    assert run("main_dnn", "enhance", "--live", *flags) == 2
+    assert "--live takes one --model, found 2" in capsys.readouterr().err
