@@ -1,4 +1,4 @@
-"""How fast `enhance` is, with the shipped model and the 2048-unit network, beside log-MMSE.
+"""How fast `enhance` is, with the shipped models and the 2048-unit network, beside log-MMSE.
 
     python benchmarks/enhance_speed.py        (needs the package logmmse)
 
