@@ -23,7 +23,8 @@ from speech_enhancement.features import N_HOP
 BLOCKS_PER_SECOND = 100  # are read from a WAV
 READ_BYTES = 2**14  # of raw samples, at most
 FULL_SCALE = 2**15
-HOPS_WAITING = 4  # 64 ms: so much later may a block be than the one before
+HOPS_AT_FIRST = 1  # 16 ms: so much may a block be late without a gap
+HOPS_WAITING = 4  # 64 ms: no more than that waits after a gap
 
 
 # --- Pipes ----------------------------------------------------------------------------------------
@@ -129,8 +130,9 @@ def rate_of_devices(sound, pair: tuple) -> int:
 class Waiting:
     """Cleaned samples on their way to the loudspeaker, at most HOPS_WAITING hops of them.
 
-    Should a block be late, the loudspeaker plays silence; the oldest samples are dropped then, so
-    that what follows is not late too.
+    HOPS_AT_FIRST hops of silence come first, so that a block may be late. Should one be later, the
+    loudspeaker plays silence; the oldest samples are dropped then, so that what follows is not late
+    too.
 
     Attributes:
       n_late: how many blocks were not there in time.
@@ -144,6 +146,8 @@ class Waiting:
     def put(self, samples: np.ndarray) -> None:
         """Add (n_samples, 1)."""
         with self._lock:
+            if not self._has_begun:
+                self._samples = np.zeros((HOPS_AT_FIRST * len(samples), 1), np.float32)
             self._samples = np.concatenate([self._samples, samples])[-self._n_most :]
             self._has_begun = True
 

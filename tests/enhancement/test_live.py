@@ -345,8 +345,11 @@ def test_the_loudspeaker_plays_what_the_microphone_hears_cleaned(
     expected = LiveEnhancer(loaded)
     expected.process(np.zeros(512))  # that the first hop is not slow
     played = np.concatenate(sound.played)[:, 0]
-    np.testing.assert_allclose(played, expected.process(audio[: len(played)]), atol=1e-6)
-    assert "ended" in capsys.readouterr().out
+    # 16 ms later than it could be: a block may be so late.
+    assert not np.any(played[:256])
+    whole = expected.process(audio[: len(played) - 256])
+    np.testing.assert_allclose(played[256:], whole, atol=1e-6)
+    assert "ended; 0 blocks were late" in capsys.readouterr().out
     assert run("main_dnn", "enhance", "--list_devices") == 0
     assert "0 a microphone" in capsys.readouterr().out
 
@@ -364,12 +367,14 @@ def test_what_is_late_does_not_stay_late(model_path, loaded, monkeypatch, capsys
     sound.late = {10, 20, 21, 30, 31, 32, 33, 34, 35}
     monkeypatch.setitem(sys.modules, "sounddevice", sound)
     assert run("main_dnn", "enhance", "--live", "--model", model_path) == 0
-    # What waits since the first ones fills the next gaps.
-    assert "ended; 6 blocks were late" in capsys.readouterr().out
+    # One may be late from the start; what waits since the second gap fills half of the third.
+    assert "ended; 5 blocks were late" in capsys.readouterr().out
     expected = LiveEnhancer(loaded)
     expected.process(np.zeros(512))
     whole = expected.process(audio)
-    assert not np.any(sound.played[10]) and not np.any(sound.played[35])
+    silent = [number for number, block in enumerate(sound.played) if not np.any(block)]
+    assert silent == [0, 1, 21, 32, 33, 34, 35]  # at first the hop, and a part of the delay
+    np.testing.assert_allclose(sound.played[10][:, 0], whole[9 * 256 : 10 * 256], atol=1e-6)
     # The newest four hops wait, three of them behind the one that is played.
     np.testing.assert_allclose(sound.played[36][:, 0], whole[33 * 256 : 34 * 256], atol=1e-6)
     np.testing.assert_allclose(sound.played[50][:, 0], whole[47 * 256 : 48 * 256], atol=1e-6)
