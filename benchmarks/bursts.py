@@ -1,25 +1,30 @@
 """Score our models and what people use instead in noise that comes and goes, and on clean speech.
 
     python benchmarks/bursts.py --corpus CORPUS --noise_dir DIR --out DIR [--only NAME ...]
+                                [--model MODEL.keras ...]
 
 The test speech of the corpus at 0 dB in synthetic shots, in one recording of --noise_dir each (of
 kinds that no model was trained on), and by itself. Prints PESQ / STOI and writes all scores to
 DIR/bursts.csv. The packages are those of peers.py.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import peers
+import quality
 import scipy.signal
 from common import make_parser, print_head, print_row
 
 from config import sample_rate
 from speech_enhancement.data.audio_files import list_audio, read_audio
+from speech_enhancement.enhancement.blocks import enhance_with_all
 from speech_enhancement.evaluation.measures import require_pesq
 from speech_enhancement.evaluation.scoring import score_arrays
 from speech_enhancement.features import mix_at_snr
 from speech_enhancement.files import csv_text, write_text
+from speech_enhancement.network.network import load_model
 
 SETS = ("shots", "recordings", "clean")
 SHOTS_A_SECOND, SHOT_S, CUTOFF_HZ = (2, 11), (0.02, 0.08), (1500, 4000)
@@ -58,17 +63,18 @@ def mixtures(arguments) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 SYSTEMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "unprocessed": lambda audio: audio,
+    "log-MMSE": quality.with_logmmse,
     **peers.PEERS,
 }
 
 
-def score(name: str, arguments, program: str) -> list[tuple]:
+def score(name: str, enhance: Callable, arguments, program: str) -> list[tuple]:
     """Enhance and score all mixtures with a system; return rows of system, set, PESQ, STOI."""
     rows, delay = [], None
     for of_set, mixed, clean in mixtures(arguments):
         if delay is None:
-            delay = peers.measure_delay(SYSTEMS[name], clean)
-        enhanced = SYSTEMS[name](mixed)[delay:]
+            delay = peers.measure_delay(enhance, clean)
+        enhanced = enhance(mixed)[delay:]
         enhanced = np.pad(enhanced, (0, max(0, len(clean) - len(enhanced))))[: len(clean)]
         scores, _ = score_arrays(program, clean, enhanced)
         rows.append((name, of_set, scores["pesq_raw_mos"], scores["stoi"]))
@@ -79,13 +85,18 @@ def main(argv: list[str] | None = None) -> None:
     """Print a line for each system that is asked for."""
     parser = make_parser(__doc__, SYSTEMS)
     parser.add_argument("--noise_dir", type=peers.Path, required=True, help="folder of recordings")
+    help_of_model = "score this model too; may be given several times"
+    parser.add_argument("--model", action="append", default=[], help=help_of_model)
     parser.add_argument("--pesq", default="./pesq", help="the ITU-T P.862 program (./pesq)")
     arguments = parser.parse_args(argv)
     program, table = require_pesq(arguments.pesq), []
     arguments.out.mkdir(parents=True, exist_ok=True)
     print_head("system", *SETS)
-    for name in arguments.only:
-        rows = score(name, arguments, program)
+    systems = {name: SYSTEMS[name] for name in arguments.only}
+    for path in arguments.model:
+        systems[path] = functools.partial(enhance_with_all, [load_model(path)])
+    for name, enhance in systems.items():
+        rows = score(name, enhance, arguments, program)
         table += rows
         means = [np.mean([row[2:] for row in rows if row[1] == of_set], axis=0) for of_set in SETS]
         print_row(name, *(f"{pesq:.2f} / {stoi:.3f}" for pesq, stoi in means))

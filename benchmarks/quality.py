@@ -169,15 +169,19 @@ def iteration_to_score(name: str, workspace: Path, n_iterations: int) -> int | s
     return "best" if name == "original" and has_best else n_iterations
 
 
-def enhance_with_logmmse(workspace: Path, snr: float) -> None:
-    """Enhance the test set with log-MMSE (Ephraim and Malah, 1985) of the package logmmse."""
+def with_logmmse(audio: np.ndarray) -> np.ndarray:
+    """Enhance with log-MMSE (Ephraim and Malah, 1985) of the package logmmse."""
     from logmmse import logmmse
 
+    enhanced = np.asarray(logmmse(audio.astype(np.float32), 16000), np.float64)
+    return np.pad(enhanced, (0, max(0, len(audio) - len(enhanced))))[: len(audio)]
+
+
+def enhance_with_logmmse(workspace: Path, snr: float) -> None:
+    """Enhance the test set with log-MMSE."""
     for mixture in read_mixtures(str(workspace), "test"):
         mixed = read_audio(mixed_audio_path(str(workspace), "test", snr, mixture.name))
-        enhanced = np.asarray(logmmse(mixed.astype(np.float32), 16000), np.float64)
-        enhanced = np.pad(enhanced, (0, max(0, len(mixed) - len(enhanced))))[: len(mixed)]
-        write_wave(enhanced_path(str(workspace), snr, mixture.name), enhanced)
+        write_wave(enhanced_path(str(workspace), snr, mixture.name), with_logmmse(mixed))
 
 
 def run_system(

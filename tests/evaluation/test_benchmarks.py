@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 from conftest import MINI, ROOT, needs_pesq, run
+from small_models import make_model
 from test_evaluate import fake_pesq
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -205,14 +206,19 @@ def test_bursts_scores_each_set_and_takes_delays_out(tmp_path, capsys, monkeypat
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/test_speech").symlink_to(MINI / "test_speech")
     flags = ["--corpus", tmp_path / "corpus", "--noise_dir", MINI / "test_noise"]
-    bursts.main([*map(str, flags), "--out", str(tmp_path / "o"), "--only", "unprocessed", "late"])
-    line = capsys.readouterr().out.splitlines()[-2].split("|")
+    other = str(make_model(tmp_path / "other.keras"))
+    flags += ["--model", other, "--out", tmp_path / "o", "--only", "unprocessed", "late"]
+    bursts.main([*map(str, flags)])
+    lines = capsys.readouterr().out.splitlines()
+    line = lines[-3].split("|")
     assert [cell.strip() for cell in line[1:2] + line[4:5]] == ["unprocessed", "4.50 / 1.000"]
     head, *rows = (tmp_path / "o/bursts.csv").read_text().splitlines()
-    assert head == "system,set,pesq_raw_mos,stoi" and len(rows) == 2 * 3 * 2
+    assert head == "system,set,pesq_raw_mos,stoi" and len(rows) == 3 * 3 * 2
     assert [row.split(",")[1] for row in rows[:3]] == ["shots", "recordings", "clean"]
     # The wave is the same once the delay is out.
-    assert [row.split(",")[1:] for row in rows[:6]] == [row.split(",")[1:] for row in rows[6:]]
+    scores = [row.split(",")[1:] for row in rows]
+    assert scores[:6] == scores[6:12] != scores[12:]
+    assert other in lines[-1]
 
 
 def test_frequencies_finds_the_band_of_an_error(corpus, tmp_path, capsys, monkeypatch):
