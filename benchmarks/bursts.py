@@ -74,8 +74,7 @@ def score(name: str, enhance: Callable, arguments, program: str) -> list[tuple]:
     for of_set, mixed, clean in mixtures(arguments):
         if delay is None:
             delay = peers.measure_delay(enhance, clean)
-        enhanced = enhance(mixed)[delay:]
-        enhanced = np.pad(enhanced, (0, max(0, len(clean) - len(enhanced))))[: len(clean)]
+        enhanced = peers.without_delay(enhance(mixed), delay, len(clean))
         scores, _ = score_arrays(program, clean, enhanced)
         rows.append((name, of_set, scores["pesq_raw_mos"], scores["stoi"]))
     return rows

@@ -4,7 +4,7 @@
 
 The test speech of the corpus in each of its test noises. Recordings of speech have rumble of their
 own below 100 Hz, which SI-SDR counts as speech: a system that takes it out with the noise scores
-low, and nobody hears the difference. Prints SI-SDR as it is, SI-SDR of speech and output above 100
+low, though no word is lost. Prints SI-SDR as it is, SI-SDR of speech and output above 100
 Hz, and how the energy of the error spreads over bands; writes all of it to DIR/frequencies.csv. The
 packages are those of peers.py.
 """
@@ -62,8 +62,7 @@ def measure(name: str, arguments) -> list[list]:
     for speech_name, noise_name, mixed, clean in mixtures(arguments):
         if delay is None:
             delay = peers.measure_delay(bursts.SYSTEMS[name], clean)
-        enhanced = bursts.SYSTEMS[name](mixed)[delay:]
-        enhanced = np.pad(enhanced, (0, max(0, len(clean) - len(enhanced))))[: len(clean)]
+        enhanced = peers.without_delay(bursts.SYSTEMS[name](mixed), delay, len(clean))
         above = si_sdr(without_low_end(clean), without_low_end(enhanced))
         shares = error_shares(clean, enhanced)
         rows.append([name, speech_name, noise_name, si_sdr(clean, enhanced), above, *shares])

@@ -203,6 +203,12 @@ def measure_delay(enhance: Callable[[np.ndarray], np.ndarray], mixed: np.ndarray
     return int(np.argmax([padded[lag : lag + len(mixed)] @ mixed for lag in range(MAX_DELAY)]))
 
 
+def without_delay(enhanced: np.ndarray, delay: int, n_samples: int) -> np.ndarray:
+    """Return n_samples of an output from its delay on, with zeros where it is too short."""
+    part = enhanced[delay : delay + n_samples]
+    return np.pad(part, (0, n_samples - len(part)))
+
+
 def run_peer(name: str, corpus: Path, out: Path, pesq: str) -> None:
     """Enhance and score the test mixtures at 0 dB with one peer, cold and warm."""
     if all((out / f"{name}{end}" / FACTS).exists() for end in ("", WARM)):
@@ -222,10 +228,8 @@ def run_peer(name: str, corpus: Path, out: Path, pesq: str) -> None:
         began = time.perf_counter()
         enhanced = PEERS[name](np.concatenate([mixed, mixed]))
         seconds += time.perf_counter() - began
-        enhanced = np.pad(enhanced[delay:], (0, delay))
         for number, workspace in enumerate(workspaces.values()):
-            part = enhanced[number * len(mixed) :][: len(mixed)]
-            part = np.pad(part, (0, len(mixed) - len(part)))
+            part = without_delay(enhanced, delay + number * len(mixed), len(mixed))
             write_wave(enhanced_path(str(workspace), 0, mixture_name), part)
     factor = seconds / sum(2 * len(mixed) for mixed in waves.values()) * sample_rate
     for workspace in workspaces.values():
