@@ -38,15 +38,15 @@ case "$MINIDATA" in
     0)  for name in TR_SPEECH_DIR TR_NOISE_DIR TE_SPEECH_DIR TE_NOISE_DIR; do
             [ -n "${!name:-}" ] || { echo "runme.sh: MINIDATA=0 needs $name, a folder of waves; set it" >&2; exit 2; }
         done
-        ITERATION=${ITERATION:-10000} MAGNIFICATION=${MAGNIFICATION:-2} ;;
+        MAGNIFICATION=${MAGNIFICATION:-2} ;;
     *)  echo "runme.sh: expected MINIDATA 0 or 1, found $MINIDATA" >&2; exit 2 ;;
 esac
-case "$ITERATION" in
-    "" | *[!0-9]* | 0*) echo "runme.sh: expected a positive integer as ITERATION, found '$ITERATION'" >&2; exit 2 ;;
+case "${ITERATION=}" in
+    *[!0-9]* | 0*) echo "runme.sh: expected a positive integer as ITERATION, found '$ITERATION'" >&2; exit 2 ;;
 esac
-interval=$((ITERATION < 10 ? 1 : ITERATION / 10))  # of evaluations
 TE_SNR=${TE_SNR:-0}                  # dB
-# TR_SNR (dB, one or several), N_CONCAT (frames in a context window) and LEARNING_RATE are the recipe's unless they are set.
+# TR_SNR (dB, one or several), N_CONCAT (frames in a context window), LEARNING_RATE and, on data of your own, ITERATION
+# are the recipe's unless they are set.
 n_concat=(${N_CONCAT:+--n_concat "$N_CONCAT"})
 learning_rate=(${LEARNING_RATE:+--lr "$LEARNING_RATE"})
 
@@ -60,12 +60,15 @@ step() {
 . "$here/setup.sh"
 setup_environment requirements.txt
 export PYTHON
+of_recipe() { PYTHONPATH=$here "$PYTHON" -m speech_enhancement.recipe "$RECIPE" "$@"; }
 read -r -a trained_at <<< "${TR_SNR:+--tr_snr $TR_SNR}"
-[ -n "${TR_SNR:-}" ] || trained_at=($(PYTHONPATH=$here "$PYTHON" -m speech_enhancement.recipe "$RECIPE")) || exit 2
+[ -n "${TR_SNR:-}" ] || trained_at=($(of_recipe)) || exit 2
 if [ "$ON_THE_FLY" = 0 ] && [ "${trained_at[0]}" != --tr_snr ]; then
     echo "runme.sh: recipe $RECIPE draws SNRs from a range; set TR_SNR to those to mix at, or ON_THE_FLY=1" >&2; exit 2
 fi
-case $(PYTHONPATH=$here "$PYTHON" -m speech_enhancement.recipe "$RECIPE" kind) in
+ITERATION=${ITERATION:-$(of_recipe n_iterations)} || exit 2
+interval=$((ITERATION < 10 ? 1 : ITERATION / 10))  # of evaluations
+case $(of_recipe kind) in
     memory) N_HOP=${N_HOP:-1} ;;     # it needs every frame
     *) N_HOP=${N_HOP:-3} ;;
 esac

@@ -277,6 +277,18 @@ def flat(recipe: Recipe) -> dict:
     }
 
 
+def changes_on_the_fly(recipe: Recipe) -> list[str]:
+    """Name the changes to training mixtures that a recipe asks for and data.h5 cannot hold.
+
+    They are those of the section [training_noise], and narrow_band; mixing on the fly makes them.
+    """
+    changes = {
+        **dataclasses.asdict(recipe.training_noise),
+        "narrow_band": recipe.training.narrow_band,
+    }
+    return [name for name, value in changes.items() if value]
+
+
 def data_settings(recipe: Recipe) -> str:
     """Return, as JSON, what of a recipe decides the content of a data.h5, n_concat apart."""
     content = {**dataclasses.asdict(recipe.input), "output": recipe.target.output}
@@ -296,7 +308,8 @@ def fits_data(text: str, recipe: Recipe) -> bool:
 def main(argv: list[str]) -> int:
     """Print what runme.sh needs of a recipe; return the exit status.
 
-    With "kind" behind the recipe: the kind of its network; else the flags that name its SNRs.
+    With "kind" or "n_iterations" behind the recipe: the kind of its network, or how many steps its
+    training takes; else the flags that name its SNRs.
     """
     try:
         recipe = load_recipe(argv[0])
@@ -307,6 +320,9 @@ def main(argv: list[str]) -> int:
         print(recipe.network.kind)
         return 0
     training = recipe.training
+    if argv[1:] == ["n_iterations"]:
+        print(training.n_iterations)
+        return 0
     flag, snrs = "--tr_snr", training.snr_db
     if training.snr_range_db:
         flag, snrs = "--tr_snr_range", training.snr_range_db

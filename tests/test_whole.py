@@ -226,6 +226,8 @@ def test_runme_mixes_at_the_recipes_snrs_before_training_or_while_it(tmp_path, o
     result = runme(**variables, ITERATION="2", MAGNIFICATION="1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert (workspace / "models/-2.5db_infdb/md_2iters.keras").exists()
+    left_out = "speed, synthetic, equalization_db, bursts are left out"
+    assert (left_out in result.stdout) == (on_the_fly == "0")
     mixed = workspace / "mixed_audios/spectrogram/train"
     if on_the_fly == "1":
         assert not mixed.exists()
@@ -267,10 +269,13 @@ def test_runme_ends_with_the_table_and_names_the_pictures(tmp_path):
 @pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
 def test_runme_runs_all_steps_of_the_original_from_any_folder(tmp_path):
     shutil.copytree(MINI, tmp_path / "data")
+    text = (ROOT / "recipes" / "original.toml").read_text()
+    recipe = tmp_path / "original.toml"
+    recipe.write_text(text.replace("n_iterations = 10000", "n_iterations = 2"))
     names = ("TR_SPEECH_DIR", "TR_NOISE_DIR", "TE_SPEECH_DIR", "TE_NOISE_DIR")
     long = {"TR": "train", "TE": "test"}
     folders = {name: f"data/{long[name[:2]]}_{name[3:-4].lower()}" for name in names}
-    result = runme(RECIPE="original", MINIDATA="0", ITERATION="2", cwd=tmp_path, **folders)
+    result = runme(RECIPE=str(recipe), MINIDATA="0", cwd=tmp_path, **folders)
     assert result.returncode == 0, result.stdout + result.stderr
     workspace = tmp_path / "workspace_original"
     for name in ("packed_features/spectrogram/train/0db/scaler.npz", "models/0db/md_2iters.keras"):

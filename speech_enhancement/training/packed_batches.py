@@ -12,7 +12,8 @@ from speech_enhancement.data.mixtures import held_out_speech, read_mixtures
 from speech_enhancement.data.packed_data import open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
-from speech_enhancement.recipe import Recipe, fits_data
+from speech_enhancement.progress import say
+from speech_enhancement.recipe import Recipe, changes_on_the_fly, fits_data
 from speech_enhancement.training.devices import ALONE, Share
 from speech_enhancement.training.options import TrainingOptions
 from speech_enhancement.training.packed_sequences import PackedSequences
@@ -244,6 +245,11 @@ def open_packed_training(
             evaluated["valid_loss"] = rows_of(valid_rows)
         fingerprints = " ".join(file.attrs["fingerprint"][:12] for file in files)
         made_from = {"training data": f"data.h5 {fingerprints}", "test data": test_data}
+        if left_out := changes_on_the_fly(recipe):
+            say(
+                f"data.h5 holds the mixtures as they are: the recipe's {', '.join(left_out)} "
+                "are left out, train --on_the_fly makes them"
+            )
         yield TrainingData(train_set, evaluated, scaler, made_from)
 
 
