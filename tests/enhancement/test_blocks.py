@@ -111,6 +111,19 @@ def test_files_are_cleaned_by_both_models_that_ship(tmp_path):
     np.testing.assert_allclose(read_audio(str(tmp_path / "out/a.wav")), expected, atol=1e-6)
 
 
+def test_the_readmes_lines_give_what_enhance_gives(tmp_path, monkeypatch):
+    for name in ("pretrained", "mini_data"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    wave = "mini_data/test_noise/vinyl.wav"
+    assert run("main_dnn", "enhance", wave, "--output_dir", "files") == 0
+    by_lines, by_command = read_audio("workspace/clean.wav"), read_audio("files/vinyl.wav")
+    # The file has the 16 bits of its input.
+    np.testing.assert_allclose(by_lines, by_command, rtol=0, atol=2 / 32768)
+
+
 def test_live_takes_one_model(paths, capsys):
     flags = ["--model", paths["memory"], "--model", paths["memory"]]
     assert run("main_dnn", "enhance", "--live", *flags) == 2
