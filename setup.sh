@@ -70,7 +70,7 @@ say_what_next() {
     local enter=
     [ -n "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ] || enter="    . $(printf %q "$repository/.venv/bin/activate")"$'\n'
     cat << END
-setup: ready. To clean a recording with the model that comes with this program:
+setup: ready. To clean a recording with the models that come with this program:
 $enter    python $(printf %q "$repository/main_dnn.py") enhance recording.wav --output_dir cleaned
 To train a model on the recordings in mini_data and score it:
     $(printf %q "$repository/runme.sh")
