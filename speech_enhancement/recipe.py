@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import tomllib
@@ -129,6 +130,20 @@ _CHOICES = {
     "loss": ("mean_absolute_error", "mean_squared_error", "compressed_magnitude"),
     "precision": ("float32", "bfloat16"),
 }
+_FROM_1 = "first_frames hidden_layers hidden_units memory_units batch_size n_iterations"
+_FROM_0 = (
+    "look_ahead level_window_s level_memory_s floor_db loudness_weight mask_weight warm_up "
+    "clip_norm equalization_db"
+)
+_SHARES = "narrow_band synthetic bursts two_noises level_steps babble"
+_LIMITS = {  # lowest and highest value of numbers; others are bound by their kind alone
+    **dict.fromkeys(_FROM_1.split(), (1, math.inf)),
+    **dict.fromkeys(_FROM_0.split(), (0, math.inf)),
+    **dict.fromkeys([*_SHARES.split(), "keep_noisy_above", "keep_estimate_below"], (0, 1)),
+    **dict.fromkeys(["input_dropout", "dropout", "weight_average"], (0, 0.999999)),
+    "learning_rate": (1e-12, math.inf),
+    "compression": (0.001, 1),
+}
 
 
 def load_recipe(name: str) -> Recipe:
@@ -246,6 +261,8 @@ def _section(kind: type, content: dict, where: str):
 def _value(name: str, expected: type, value, where: str):
     """Return a value of a recipe as what it is expected to be; lists of numbers become tuples."""
     if expected is tuple:
+        if isinstance(value, list | tuple):
+            value = [math.inf if number == "inf" else number for number in value]  # see plain
         fits = isinstance(value, list | tuple) and {*map(type, value)} <= {int, float}
     else:
         fits = type(value) in ((int, float) if expected is float else (expected,))
@@ -257,6 +274,12 @@ def _value(name: str, expected: type, value, where: str):
             f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, "
             f"found {value!r}; fix it"
         )
+    low, high = _LIMITS.get(name, (-math.inf, math.inf))
+    if expected in (int, float) and not low <= value <= high:
+        most = "" if high == math.inf else f" and at most {high:g}"
+        raise InputError(
+            f"{where}: expected {name} to be at least {low:g}{most}, found {value}; fix it"
+        )
     return tuple(map(float, value)) if expected is tuple else expected(value)
 
 
@@ -266,6 +289,16 @@ def _check_names(content: dict, expected: dict, where: str) -> None:
         raise InputError(
             f"{where}: found an unknown {', '.join(unknown)}; compare with recipes/original.toml"
         )
+
+
+def plain(recipe: Recipe) -> dict:
+    """Return a recipe as nested dictionaries that JSON can hold: inf becomes "inf"."""
+    content = dataclasses.asdict(recipe)
+    for section in content.values():
+        for name, value in section.items():
+            if isinstance(value, tuple):
+                section[name] = ["inf" if number == math.inf else number for number in value]
+    return content
 
 
 def flat(recipe: Recipe) -> dict:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from speech_enhancement.errors import InputError
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.recipe import Recipe
 
@@ -187,6 +188,22 @@ class Layers:
             kernel_initializer=kernel,
         )
 
+    def activation(self, tensor):
+        """Apply the activation of hidden units.
+
+        Raises:
+          InputError: Keras has none of this name.
+        """
+        name = self._settings.activation
+        try:
+            import_keras().activations.get(name)
+        except ValueError as error:
+            raise InputError(
+                f'the recipe\'s activation is "{name}"; expected one that Keras has, such as '
+                '"relu" or "sigmoid"'
+            ) from error
+        return self("Activation", name)(tensor)
+
     def dropout(self, rate: float, tensor):
         """Switch off a share of a tensor while training."""
         return self("Dropout", rate, seed=next(self._seeds))(tensor) if rate > 0 else tensor
@@ -206,6 +223,6 @@ class Layers:
                 hidden = self("Add")([hidden, of_statistics])
             if settings.layer_normalization:
                 hidden = self("LayerNormalization")(hidden)
-            hidden = self("Activation", settings.activation)(hidden)
+            hidden = self.activation(hidden)
             hidden = self.dropout(settings.dropout, hidden)
         return hidden

@@ -1,6 +1,5 @@
 """A trained model for other programs: as an ONNX graph, or as a .keras file of half the size."""
 
-import dataclasses
 import io
 import json
 import os
@@ -11,7 +10,7 @@ import numpy as np
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing, write_bytes
 from speech_enhancement.network.architectures import WITHOUT_LOOK_AHEAD
-from speech_enhancement.network.network import Settings, load_model, save_model
+from speech_enhancement.network.network import Settings, load_model, plain_settings, save_model
 from speech_enhancement.network_input import FLOOR, FRAMES_PER_ESTIMATE, LOWEST_OF_LEVEL, SILENCE
 
 FORMATS = {"onnx": ".onnx", "float16": ".keras"}  # and how the names of their files end
@@ -167,7 +166,8 @@ def write_onnx(path: str, network, settings: Settings) -> None:
         graph.add("Identity", [state], output=f"next_state_{number}")
     model = graph.model(inputs, shapes)
     onnx.helper.set_model_props(
-        model, {name: json.dumps(value) for name, value in metadata(settings).items()}
+        model,
+        {name: json.dumps(value, allow_nan=False) for name, value in metadata(settings).items()},
     )
     onnx.checker.check_model(model, full_check=True)
     write_bytes(path, model.SerializeToString())
@@ -175,15 +175,13 @@ def write_onnx(path: str, network, settings: Settings) -> None:
 
 def metadata(settings: Settings) -> dict:
     """Return all that enhancing with the network needs besides it, as plain data."""
-    content = dataclasses.asdict(settings)
-    content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
     constants = {
         "frames_per_estimate": FRAMES_PER_ESTIMATE,
         "floor": FLOOR,
         "silence": SILENCE,
         "lowest_of_level": LOWEST_OF_LEVEL,
     }
-    return {**content, **constants}
+    return {**plain_settings(settings), **constants}
 
 
 class Graph:

@@ -16,7 +16,7 @@ from speech_enhancement.files import DAMAGED_ARCHIVE, own_temporary_folder, repl
 from speech_enhancement.network.architectures import with_states
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, Scaler, hold_signal, normalized
-from speech_enhancement.recipe import Recipe, recipe_from_dict
+from speech_enhancement.recipe import Recipe, plain, recipe_from_dict
 from speech_enhancement.workspace import saved_iterations
 
 SETTINGS_MEMBER = "speech_enhancement.json"  # in the .keras file, which is a zip archive
@@ -61,13 +61,19 @@ def save_model(path: str, model, settings: Settings) -> None:
 
     The settings are one JSON member of the archive.
     """
-    content = dataclasses.asdict(settings)
-    content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
     with replacing(path) as temporary:
         with own_temporary_folder(os.path.dirname(path)):
             model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(SETTINGS_MEMBER, json.dumps(content, indent=1))
+            content = json.dumps(plain_settings(settings), indent=1, allow_nan=False)
+            archive.writestr(SETTINGS_MEMBER, content)
+
+
+def plain_settings(settings: Settings) -> dict:
+    """Return settings as nested dictionaries and lists, as JSON can hold them."""
+    content = {**dataclasses.asdict(settings), "recipe": plain(settings.recipe)}
+    content["scaler"] = {name: value.tolist() for name, value in content["scaler"].items()}
+    return content
 
 
 def load_model(path: str):

@@ -1,6 +1,7 @@
 """The options of a training: each is a flag of `main_dnn.py train`, explained by its help."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,10 +110,22 @@ def chosen_recipe(options: TrainingOptions) -> Recipe:
             f"recipe {options.recipe}: expected SNRs or a range of them, found both or none; "
             f"give --tr_snr or --tr_snr_range"
         )
+    check_range(recipe.training.snr_range_db, f"recipe {options.recipe}")
     if recipe.training.precision == "bfloat16" and not has_bfloat16():
         say("this processor has no bfloat16: training in float32")
         recipe = with_training(recipe, {"precision": "float32"})
     return recipe
+
+
+def check_range(limits: Sequence[float], where: str) -> None:
+    """Raise InputError unless a range of SNRs is empty or goes from one number up to another."""
+    if limits and not (
+        len(limits) == 2 and all(map(math.isfinite, limits)) and limits[0] <= limits[1]
+    ):
+        raise InputError(
+            f"{where}: expected a range of SNRs from LOW up to HIGH dB, found "
+            f"{' '.join(f'{limit:g}' for limit in limits)}; correct --tr_snr_range or snr_range_db"
+        )
 
 
 def with_training(recipe: Recipe, overrides: dict) -> Recipe:
