@@ -36,7 +36,7 @@ class Recordings:
     def __init__(self, paths: list[str], cache: AudioCache):
         self._paths, self._cache = paths, cache
         self._usable: set[str] = set()
-        self._skipped: set[str] = set()
+        self._skipped: dict[str, InputError] = {}
         self._lock = threading.Lock()
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -46,6 +46,9 @@ class Recordings:
           InputError: none of the files can be used.
         """
         while True:
+            if len(self._skipped) == len(self._paths):
+                *_, reason = self._skipped.values()
+                raise InputError(f"none of {len(self._paths)} files can be used; {reason}")
             path = self._paths[rng.integers(len(self._paths))]
             if path in self._skipped:
                 continue
@@ -60,15 +63,11 @@ class Recordings:
             return audio
 
     def _skip(self, path: str, error: InputError) -> None:
-        """Name a file that cannot be used, once; raise InputError when no other is left."""
+        """Name a file that cannot be used, once."""
         with self._lock:
             if path not in self._skipped:
-                self._skipped.add(path)
+                self._skipped[path] = error
                 say(f"skipped: {error}")
-            if len(self._skipped) == len(self._paths):
-                raise InputError(
-                    f"none of {len(self._paths)} files can be used; {error}"
-                ) from error
 
 
 class NoiseSource:

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from speech_enhancement.data.audio_files import AudioCache
+from speech_enhancement.errors import InputError
 from speech_enhancement.features import root_mean_square
 from speech_enhancement.recipe import TrainingNoise
 from speech_enhancement.training.training_noise import (
@@ -15,6 +16,7 @@ from speech_enhancement.training.training_noise import (
     dull,
     level_steps,
     narrow_band,
+    smooth_response,
     sum_of_two,
 )
 
@@ -144,3 +146,30 @@ def test_a_narrow_band_is_that_of_speech_and_noise(tmp_path):
     )
     for magnitude in map(np.abs, response):  # mixture and speech
         assert np.mean(magnitude[:, 250]) < 1e-2 * np.mean(magnitude[:, 60])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_synthetic_noise_has_the_slope_and_the_response_that_were_drawn(tmp_path, seed):
+    drawn = source(tmp_path, synthetic=1.0).draw(rng(seed))
+    again = rng(seed)
+    knots = again.standard_normal(8)
+    again.random()
+    slope = again.uniform(-10, 3)  # dB per octave, above and below 1 kHz
+    octaves = np.log2(np.maximum(FREQUENCY, 62.5) / 1000)
+    expected = slope * octaves + 4 * smooth_response(knots)
+    window = np.blackman(512)  # a Hamming window leaks too much to what lies 40 dB lower
+    frames = np.lib.stride_tricks.sliding_window_view(drawn.astype(np.float64), 512)[::256]
+    power = np.mean(np.abs(np.fft.rfft(frames * window)) ** 2, axis=0) / np.sum(window**2)
+    error = 10 * np.log10(power) - expected
+    # The mean of 312 frames is right to 0.25 dB, the largest error of 237 bins four times that.
+    # Below 500 Hz the response changes by dB from bin to bin.
+    assert np.abs(error[16:-4]).max() < 1.2
+
+
+def test_recordings_that_cannot_be_used_are_an_error_at_every_draw(tmp_path, capsys):
+    names = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    recordings = Recordings(names, AudioCache())
+    for _ in range(3):  # by several threads: each has to hear of it
+        with pytest.raises(InputError, match=r"none of 2 files can be used; .* is missing"):
+            recordings.draw(rng())
+    assert capsys.readouterr().out.count("skipped:") == 2
