@@ -63,15 +63,15 @@ class PackedSequences:
 
     def batches(self, first: int = 0) -> Iterator[tuple[list, np.ndarray]]:
         """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
-        per_epoch = -(-len(self._runs) // self._n_together)
+        n_whole, n_rest = divmod(len(self._runs), self._n_together)
+        per_epoch = n_whole + (n_rest >= self._share.n_devices)
         begun, skipped = divmod(first, per_epoch)
         for epoch in itertools.count(begun):
             order = np.random.default_rng([self._seed, epoch]).permutation(len(self._runs))
             for number in range(skipped, per_epoch):
                 batch = order[number * self._n_together :][: self._n_together]
                 part = batch[self._share.part(len(batch))]
-                if len(part):
-                    yield self._batch([self._runs[index] for index in part])
+                yield self._batch([self._runs[index] for index in part])
             skipped = 0
 
     def sample(self) -> Iterator[tuple[list, np.ndarray]]:

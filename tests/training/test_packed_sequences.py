@@ -66,6 +66,18 @@ def test_batches_go_on_from_any_number():
         np.testing.assert_array_equal(rows_of(next(later))[0], expected)
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_batches_of_several_devices_go_on_from_any_number(process):
+    # Of 17 runs the last one is left over each epoch: it cannot be shared by two.
+    file, ranges, share = FakeFile(312 * 17), [(0, 312 * 17)], Share(process, 2, 2)
+    stream = sequences(file, ranges, share=share).batches()
+    whole = [rows_of(next(stream))[0] for _ in range(4)]
+    assert [len(batch) for batch in whole] == [8] * 4
+    for number in (1, 3):
+        later = rows_of(next(sequences(file, ranges, share=share).batches(number)))[0]
+        np.testing.assert_array_equal(later, whole[number])
+
+
 def test_frames_ahead_are_those_that_follow_and_repeat_the_last_at_the_end():
     batch = next(sequences(FakeFile(700), [(0, 700)], look_ahead=3).sample())
     frames, targets = rows_of(batch)
