@@ -180,7 +180,8 @@ class Training:
         say(f"Saved model to {path}")
         if self.options.keep is not None:
             saved = saved_iterations(models_dir(self.options.workspace, self.name))
-            for iteration in saved[: -self.options.keep]:
+            of_this = [iteration for iteration in saved if iteration <= self.iteration]
+            for iteration in of_this[: -self.options.keep]:
                 os.remove(model_path(self.options.workspace, self.name, iteration))
 
     def variables(self) -> list:

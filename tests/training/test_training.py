@@ -203,6 +203,16 @@ def test_several_snrs_are_read_with_one_scaler_over_all(prepared, tmp_path):
     assert inference(workspace, "--iteration", 2, "--tr_snr", 0, 5) == 0
 
 
+@pytest.mark.parametrize("limits", [(15, -5), ("-5", "inf")])
+def test_a_range_of_snrs_goes_up_from_number_to_number(test_set, tmp_path, capsys, limits):
+    flags = on_the_fly_flags(test_set, write_recipe(tmp_path / "small.toml"))
+    assert run("main_dnn", "train", *flags, "--tr_snr_range", *limits) == 2
+    error = capsys.readouterr().err
+    assert (
+        "expected a range of SNRs from LOW up to HIGH dB" in error and len(error.split("\n")) == 2
+    )
+
+
 def test_held_out_speakers_are_whole_and_the_draw_depends_on_names_alone():
     names = [f"{speaker}/{sentence}.wav" for speaker in "abcdefghij" for sentence in "xyz"]
     held_out = held_out_speech(names, 0.2)
@@ -210,6 +220,11 @@ def test_held_out_speakers_are_whole_and_the_draw_depends_on_names_alone():
     assert len(speakers) == 2 and len(held_out) == 6
     assert held_out_speech([*reversed(names)], 0.2) == held_out
     assert held_out_speech(names, 0) == set()
+    # The same in every version: speakers that one held out, the next must not train on.
+    assert held_out_speech([f"{name}/x.wav" for name in "abcdefghij"], 0.2) == {
+        "e/x.wav",
+        "h/x.wav",
+    }
     assert len(held_out_speech(["a.wav", "b.wav"], 0.9)) == 1  # something is left to train on
 
 
@@ -265,6 +280,13 @@ def test_a_training_over_a_range_of_snrs_can_be_named(test_set, tmp_path, capsys
     for step in ("get_stats", "report"):
         assert run("evaluate", step, *other) == 2
         assert "holds the trainings -2.5dbto5db, 0db, not -5dbto15db" in capsys.readouterr().err
+
+
+def test_keep_leaves_the_last_model_of_a_shorter_training(prepared, tmp_path):
+    workspace = shutil.copytree(prepared, tmp_path / "w")
+    for n_iterations in (4, 2):
+        assert train(workspace, "--n_iterations", n_iterations, "--keep", 1) == 0
+    assert "md_2iters.keras" in {path.name for path in (workspace / "models/0db").iterdir()}
 
 
 def test_keep_prunes_older_models(prepared, tmp_path):
