@@ -134,7 +134,11 @@ class JointGain:
 
 def geometric_mean(gains: Sequence[np.ndarray]) -> np.ndarray:
     """Return the geometric mean of arrays of one shape; that of one array is the array itself."""
-    return gains[0] if len(gains) == 1 else np.prod(gains, axis=0) ** (1 / len(gains))
+    if len(gains) == 1:
+        return gains[0]
+    # In a bin of silence a gain can be 1e13; the product of several does not fit into float32.
+    product = np.prod(gains, axis=0, dtype=np.float64)
+    return (product ** (1 / len(gains))).astype(np.float32)
 
 
 def spectral_gain(run: NetworkRun, settings: Settings, ready: Ready) -> np.ndarray:

@@ -44,6 +44,12 @@ def whole_gain(model, settings, audio):
     return estimate_magnitude(model, settings, spectrum) / np.abs(spectrum), spectrum
 
 
+def test_the_mean_of_gains_that_are_huge_in_silence_is_finite():
+    gains = np.full((3, 2, 257), 1e13, np.float32)
+    np.testing.assert_allclose(geometric_mean(gains), gains[0], rtol=1e-6)  # single precision
+    assert geometric_mean(gains).dtype == np.float32
+
+
 def test_the_geometric_mean_of_gains():
     gains = [np.array([0.1, 1, 0]), np.array([0.4, 1, 1]), np.array([0.2, 1, 1])]
     np.testing.assert_allclose(geometric_mean(gains), [0.2, 1, 0], atol=1e-12)
