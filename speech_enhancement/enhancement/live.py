@@ -15,6 +15,7 @@ from speech_enhancement.features import N_HOP
 from speech_enhancement.network.onnx_network import load_any
 
 REACH_S = 0.001  # of the filters that change the sample rate, before and after a sample
+OUTPUTS_AT_ONCE = 4096  # of a filter; it holds some hundred inputs for each
 BETA = 6.0  # of their Kaiser window: what lies above the band falls by 60 dB
 
 
@@ -143,6 +144,10 @@ class Resampler:
         self._next += len(places) * self._down - self._up * len(chunk)
         self._held = samples[len(samples) - n_before :]
 
-        newest, phase = np.divmod(places, self._up)
-        inputs = samples[(newest + n_before)[:, None] - np.arange(n_before + 1)]
-        return np.einsum("nkc,nk->nc", inputs, self._weights[phase])
+        output = np.empty((len(places), samples.shape[1]), np.float32)
+        for start in range(0, len(places), OUTPUTS_AT_ONCE):
+            part = slice(start, start + OUTPUTS_AT_ONCE)
+            newest, phase = np.divmod(places[part], self._up)
+            inputs = samples[(newest + n_before)[:, None] - np.arange(n_before + 1)]
+            output[part] = np.einsum("nkc,nk->nc", inputs, self._weights[phase])
+        return output
