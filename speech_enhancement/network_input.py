@@ -15,6 +15,7 @@ from config import log_epsilon
 from speech_enhancement.constant_offset import without_offset
 from speech_enhancement.features import (
     FRAMES_PER_SECOND,
+    N_FREQ,
     RunningStatistics,
     context_windows,
     log_magnitude,
@@ -28,8 +29,9 @@ SILENCE = 1e-6  # a frame with less of the power of the loudest frame around it 
 EMPTY = 10**-6.5  # a band with less of the mean power of a bin holds no signal
 FRAMES_PER_LOOK = 8  # one of so many frames is looked at for the upper end of the signal
 BAND_BINS = 8  # 250 Hz: in such steps
-NARROWEST = 64  # bins, 2 kHz, of a band that is still filled up
-WIDEST = 240  # bins, 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is
+NARROWEST = N_FREQ // 4  # bins, 2 kHz, of a band that is still filled up
+# 7.5 kHz: what lacks only the roll-off of a resampling filter is left as it is.
+WIDEST = (N_FREQ - 1) * 15 // 16 // BAND_BINS * BAND_BINS
 LOWEST_OF_LEVEL = 2  # bins up to 31 Hz hold what a constant leaks
 FIRST_FRAMES_WITHIN = 312  # 5 s, in which the first frames with signal are looked for
 

@@ -200,6 +200,22 @@ def test_what_lies_above_the_band_mirrors_its_upper_half(n_bins, level_above, is
     )
 
 
+def test_the_band_is_found_with_another_transform():
+    lines = [
+        "import config",
+        "config.sample_rate, config.n_window, config.n_overlap = 8000, 256, 128",
+        "import numpy as np",
+        "from speech_enhancement.features import stft",
+        "from speech_enhancement.network_input import band_end",
+        "spectrum = stft(np.random.default_rng(0).standard_normal(40000), 256, 128)",
+        "spectrum[:, 64:] = 0",
+        "print(band_end(spectrum, np.mean(np.abs(spectrum) ** 2)))",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(found.stdout) == 64 + 8  # the next band has what its neighbour leaks to it
+
+
 @pytest.mark.parametrize("rate", [8000, 11025, 12000, 14000])
 @pytest.mark.parametrize("n_models, most", [(1, 1), (2, 1.5)])
 def test_a_lower_sample_rate_costs_little(shipped, speech, mixture, rate, n_models, most):
