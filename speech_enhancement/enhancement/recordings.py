@@ -54,12 +54,12 @@ def plan(inputs: list[str], output_dir: str) -> tuple[list[tuple[str, str]], lis
         skipped += lines
 
     for source, target in pairs:
-        other = sources.setdefault(os.path.normpath(target), source)
-        if other != source:
+        other, _ = sources.setdefault(os.path.normpath(target), (source, target))
+        if os.path.normpath(other) != os.path.normpath(source):
             raise InputError(
                 f"{other} and {source} would both become {target}; enhance them into two folders"
             )
-    return pairs, skipped
+    return list(sources.values()), skipped
 
 
 def enhance_files(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.recordings import limited
-from speech_enhancement.enhancement.sample_rates import enhanced_at_rate
+from speech_enhancement.enhancement.sample_rates import TopGain, enhanced_at_rate
 from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
 from speech_enhancement.network.network import load_model
 from speech_enhancement.recipe import load_recipe
@@ -113,6 +114,28 @@ def test_what_lies_above_the_band_is_attenuated_like_its_top(top_passes, tmp_pat
     assert tone == pytest.approx(0.1 if top_passes else 0, abs=1e-4)  # single precision
 
 
+def test_the_gain_at_the_top_is_interpolated_between_the_centres_of_frames():
+    top = TopGain(48000, 1)
+    top.add(np.arange(10, dtype=np.float32)[:, None])
+    found = np.concatenate([top.next(n_samples) for n_samples in (1000, 500, 3000)])[:, 0]
+    # Frame k, whose gain is k, has its centre 256 k + 256 samples of 16 kHz behind the start.
+    expected = np.clip((np.arange(4500) / 3 - 256) / 256, 0, 9)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # single precision
+
+
+@pytest.mark.parametrize("recipe", ["default", "live", "original", "xu2015"])
+def test_what_a_stream_holds_does_not_grow_with_the_recording(recipe):
+    stream, held = FeatureStream(load_recipe(recipe).input, 1.0), []
+    second = noise(16000).astype(np.float32)
+    tracemalloc.start()
+    for _ in range(2):
+        for _ in range(20):
+            stream.add(second)
+        held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[1] < held[0] + 500_000  # 20 s more of frames are 1.3 MB
+
+
 # --- Files ----------------------------------------------------------------------------------------
 
 
@@ -166,6 +189,32 @@ def test_folders_keep_their_shape_and_one_bad_file_stops_no_other(model, tmp_pat
     assert enhance(folder / "a.wav", "--output_dir", out, "--model", model) == 2
     assert "exists; give --overwrite" in capsys.readouterr().err
     assert enhance(folder / "a.wav", "--output_dir", out, "--model", model, "--overwrite") == 0
+
+
+def test_a_file_that_is_named_and_lies_in_a_folder_that_is_named_counts_once(
+    model, tmp_path, capsys
+):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise(4000), 16000)
+    inputs = (tmp_path / "in", f"{tmp_path}/in/a.wav", f"{tmp_path}/./in/a.wav")
+    flags = ("--output_dir", tmp_path / "out", "--model", model)
+    assert run("main_dnn", "enhance", *inputs, *flags) == 0
+    assert "1 of 1 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_each_channel_is_enhanced_at_its_own_peak_up_or_down(tmp_path, sign):
+    path = str(make_model(tmp_path / "m.keras", "original"))
+    loaded, audio = load_model(path), noise(40_000, 2) * (1, 0.01)
+    audio[1000] = 3 * sign * audio.max(axis=0)  # the peak, on one side alone
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    flags = ("--output_dir", tmp_path / "out", "--model", path)
+    assert run("main_dnn", "enhance", tmp_path / "a.wav", *flags) == 0
+    found = soundfile.read(tmp_path / "out" / "a.wav")[0]
+    for channel in (0, 1):
+        expected = enhance_audio(*loaded, audio[:, channel].astype(np.float32))
+        error = np.abs(found[:, channel] - expected).max()
+        assert error < 1e-4 * np.abs(expected).max()  # single precision
 
 
 def test_silence_stays_silence_and_loud_noise_does_not_clip(model, passing_model, tmp_path):
