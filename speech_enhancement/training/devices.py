@@ -49,6 +49,14 @@ class Share:
         n_each = n_items // self.n_devices * (self.n_devices // self.n_processes)
         return slice(self.index * n_each, (self.index + 1) * n_each)
 
+    def n_batches(self, n_items: int, batch_size: int) -> int:
+        """Return how many batches an epoch has.
+
+        A short last batch counts if each device gets something of it.
+        """
+        n_whole, n_rest = divmod(n_items, batch_size)
+        return n_whole + (n_rest >= self.n_devices)
+
 
 ALONE = Share()  # a single process with a single device
 

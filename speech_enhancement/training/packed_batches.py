@@ -102,8 +102,7 @@ class PackedData:
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
         """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
-        n_whole, n_rest = divmod(self.n_segs, self._batch_size)
-        per_epoch = n_whole + (n_rest >= self._share.n_devices)
+        per_epoch = self._share.n_batches(self.n_segs, self._batch_size)
         begun, skipped = divmod(first, per_epoch)
         for epoch in itertools.count(begun):
             rng = np.random.default_rng([self._seed, epoch])

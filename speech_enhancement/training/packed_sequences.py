@@ -63,8 +63,7 @@ class PackedSequences:
 
     def batches(self, first: int = 0) -> Iterator[tuple[list, np.ndarray]]:
         """Yield shuffled batches epoch after epoch, without end, from batch number `first` on."""
-        n_whole, n_rest = divmod(len(self._runs), self._n_together)
-        per_epoch = n_whole + (n_rest >= self._share.n_devices)
+        per_epoch = self._share.n_batches(len(self._runs), self._n_together)
         begun, skipped = divmod(first, per_epoch)
         for epoch in itertools.count(begun):
             order = np.random.default_rng([self._seed, epoch]).permutation(len(self._runs))
