@@ -143,6 +143,8 @@ _LIMITS = {  # lowest and highest value of numbers; others are bound by their ki
     **dict.fromkeys(["input_dropout", "dropout", "weight_average"], (0, 0.999999)),
     "learning_rate": (1e-12, math.inf),
     "compression": (0.001, 1),
+    "snr_db": (-200, math.inf),  # inf is clean speech
+    "snr_range_db": (-200, 200),
 }
 
 
@@ -232,7 +234,7 @@ def _check_memory(recipe: Recipe, path: str) -> None:
     """Raise InputError unless the values of a recipe fit a network with memory."""
     settings = recipe.input
     windows = settings.n_concat, settings.noise_estimate, settings.level_window_s
-    if windows != (1, "none", 0) or settings.level_memory_s <= 0 or settings.look_ahead < 0:
+    if windows != (1, "none", 0) or settings.level_memory_s == 0:
         raise InputError(
             f'{path} [input]: expected n_concat 1, noise_estimate "none", level_window_s 0, '
             'level_memory_s above 0 and a look_ahead for a network of the kind "memory"; fix it'
@@ -274,13 +276,22 @@ def _value(name: str, expected: type, value, where: str):
             f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, "
             f"found {value!r}; fix it"
         )
-    low, high = _LIMITS.get(name, (-math.inf, math.inf))
-    if expected in (int, float) and not low <= value <= high:
-        most = "" if high == math.inf else f" and at most {high:g}"
-        raise InputError(
-            f"{where}: expected {name} to be at least {low:g}{most}, found {value}; fix it"
-        )
+    if expected in (int, float, tuple):
+        _check_numbers(name, value if expected is tuple else [value], where)
     return tuple(map(float, value)) if expected is tuple else expected(value)
+
+
+def _check_numbers(name: str, numbers: list, where: str) -> None:
+    """Raise InputError unless numbers are within their limits; only an SNR may be infinite."""
+    low, high = _LIMITS.get(name, (-math.inf, math.inf))
+    for number in numbers:
+        if name in _LIMITS and not low <= number <= high:
+            most = "" if high == math.inf else f" and at most {high:g}"
+            raise InputError(
+                f"{where}: expected {name} to be at least {low:g}{most}, found {number}; fix it"
+            )
+        if not math.isfinite(number) and name != "snr_db":
+            raise InputError(f"{where}: expected {name} to be finite, found {number}; fix it")
 
 
 def _check_names(content: dict, expected: dict, where: str) -> None:

@@ -8,7 +8,7 @@ from test_recipes import small
 
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.architectures import build_network
-from speech_enhancement.recipe import plain, recipe_from_dict
+from speech_enhancement.recipe import changes_on_the_fly, plain, recipe_from_dict
 
 
 def test_the_first_layer_begins_within_glorots_limits_of_all_its_inputs():
@@ -39,11 +39,22 @@ def test_an_activation_that_keras_does_not_have_is_named():
         ("target", "mask_weight", -1.0, "at least 0, found -1.0"),
         ("training_noise", "bursts", 1.01, "at least 0 and at most 1, found 1.01"),
         ("training", "learning_rate", float("nan"), "at least 1e-12, found nan"),
+        ("training", "clip_norm", float("inf"), "finite, found inf"),
+        ("training", "snr_db", [0.0, float("nan")], "at least -200, found nan"),
+        ("training", "snr_db", [float("-inf")], "at least -200, found -inf"),
+        ("training", "snr_range_db", [0, float("inf")], "at least -200 and at most 200, found inf"),
+        ("input", "percentiles", [float("nan")], "finite, found nan"),
     ],
 )
 def test_values_that_no_training_can_have_are_named(section, name, value, expected):
     with pytest.raises(InputError, match=f"expected {name} to be {expected}; fix it"):
         recipe_from_dict({section: {name: value}}, "mine.toml")
+
+
+def test_what_data_h5_cannot_hold_is_listed():
+    assert changes_on_the_fly(small("original")) == []
+    recipe = small("xu2015", training={"narrow_band": 0.1}, training_noise={"two_noises": 0.2})
+    assert changes_on_the_fly(recipe) == ["two_noises", "narrow_band"]
 
 
 def test_recipes_inside_models_are_json_that_every_program_reads(tmp_path):
