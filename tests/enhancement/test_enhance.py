@@ -191,9 +191,7 @@ def test_folders_keep_their_shape_and_one_bad_file_stops_no_other(model, tmp_pat
     assert enhance(folder / "a.wav", "--output_dir", out, "--model", model, "--overwrite") == 0
 
 
-def test_a_file_that_is_named_and_lies_in_a_folder_that_is_named_counts_once(
-    model, tmp_path, capsys
-):
+def test_a_file_named_alone_and_with_its_folder_counts_once(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "a.wav", noise(4000), 16000)
     inputs = (tmp_path / "in", f"{tmp_path}/in/a.wav", f"{tmp_path}/./in/a.wav")

@@ -158,3 +158,11 @@ def test_a_file_that_another_program_has_open_is_in_use(prepared, tmp_path, caps
         other.communicate(b"\n")
     error = capsys.readouterr().err
     assert status == 2 and f"{path} is in use" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("n_items", "n_devices", "expected"),
+    [(12, 2, 3), (13, 2, 3), (14, 2, 4), (13, 1, 4), (3, 1, 1)],  # in batches of 4
+)
+def test_a_short_last_batch_counts_if_each_device_gets_something(n_items, n_devices, expected):
+    assert Share(0, n_devices, n_devices).n_batches(n_items, 4) == expected
