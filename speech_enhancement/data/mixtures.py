@@ -116,7 +116,10 @@ def draw_sounding(
         onset, offset = draw_segment(speech_name, noise_name, n_speech, n_noise, attempt)
         if n_noise <= n_speech or hear(noise_path, onset, offset) is not None:
             return onset, offset
-    onset = min(hear(noise_path, 0, n_noise) or 0, n_noise - n_speech)
+    from speech_enhancement.data.audio_files import first_sound
+
+    # Not `hear`: what it knows depends on the speech before.
+    onset = min(first_sound(noise_path, 0, n_noise) or 0, n_noise - n_speech)
     return onset, onset + n_speech
 
 
@@ -154,6 +157,11 @@ def read_mixtures(workspace: str, data_type: str) -> list[Mixture]:
     names = [mixture.name for mixture in mixtures]
     check_output_names(list(zip(names, pairs, strict=True)), path)
     return mixtures
+
+
+def digest_of(mixtures: list[Mixture]) -> str:
+    """Return some letters that change with any row of a mixture CSV, and with their order."""
+    return hashlib.sha256(repr([tuple(mixture) for mixture in mixtures]).encode()).hexdigest()[:16]
 
 
 # --- Draws -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 
 from config import stft_settings
 from speech_enhancement.data.mixture_features import check_features, n_frames_of, read_features
-from speech_enhancement.data.mixtures import Mixture, read_mixtures
+from speech_enhancement.data.mixtures import Mixture, digest_of, read_mixtures
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.features import N_FREQ, RunningStatistics, moments
 from speech_enhancement.files import read_npz, replacing, write_at, write_npz
@@ -86,7 +86,7 @@ def pack_features(
     n_segs = [-(-n_frames_of(mixture) // n_hop) for mixture in mixtures]
     first_rows = np.cumsum([0, *n_segs[:-1]])
     shapes = shapes_of(settings, sum(n_segs))
-    attributes = packed_attributes(settings, snr, n_hop, len(mixtures))
+    attributes = packed_attributes(settings, snr, n_hop, mixtures)
     path = packed_path(workspace, data_type, snr)
 
     with new_packed(path, shapes, attributes, first_rows) as packed:
@@ -147,7 +147,7 @@ def shapes_of(recipe: Recipe, n_segs: int) -> dict[str, tuple[int, ...]]:
     return {"x": (n_segs, n_rows, N_FREQ), "y": (n_segs, *target)}
 
 
-def packed_attributes(recipe: Recipe, snr: float, n_hop: int, n_mixtures: int) -> dict:
+def packed_attributes(recipe: Recipe, snr: float, n_hop: int, mixtures: list[Mixture]) -> dict:
     """Return what a data.h5 says about its origin."""
     return {
         "snr_db": float(snr),
@@ -155,7 +155,8 @@ def packed_attributes(recipe: Recipe, snr: float, n_hop: int, n_mixtures: int) -
         "n_hop": n_hop,
         **stft_settings,
         "recipe": data_settings(recipe),
-        "n_mixtures": n_mixtures,
+        "n_mixtures": len(mixtures),
+        "mixtures": digest_of(mixtures),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from speech_enhancement.data.mixtures import held_out_speech, read_mixtures
+from speech_enhancement.data.mixtures import digest_of, held_out_speech, read_mixtures
 from speech_enhancement.data.packed_data import open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.network_input import Scaler
@@ -311,9 +311,13 @@ def split_rows(
         return [[(0, len(file["x"]))] for file in files], [[] for _ in files]
     mixtures = read_mixtures(workspace, "train")
     held_out = hold_out([mixture.speech_name for mixture in mixtures], fraction)
-    train, valid = [], []
+    digest, train, valid = digest_of(mixtures), [], []
     for file in files:
-        if file.attrs["n_mixtures"] != len(mixtures):
+        # What an earlier version packed has no digest.
+        if (file.attrs["n_mixtures"], file.attrs.get("mixtures", digest)) != (
+            len(mixtures),
+            digest,
+        ):
             raise InputError(
                 f"{file.filename} was packed from another train.csv; run pack_features again"
             )

@@ -27,7 +27,7 @@ from conftest import (
 from config import stft_settings
 from speech_enhancement.data import packed_data
 from speech_enhancement.data.mixture_features import n_frames_of, read_features
-from speech_enhancement.data.mixtures import read_mixtures
+from speech_enhancement.data.mixtures import digest_of, read_mixtures
 from speech_enhancement.data.packed_data import NewPacked, new_packed, open_packed_file, read_scaler
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import log_magnitude
@@ -95,6 +95,7 @@ def test_a_packed_file_says_what_it_was_made_from(prepared):
     assert len(attributes.pop("fingerprint")) == 64
     recipe = data_settings(load_recipe("original"))
     expected = {"snr_db": 0, "n_concat": 7, "n_hop": 3, "recipe": recipe, "n_mixtures": 8}
+    expected["mixtures"] = digest_of(read_mixtures(str(prepared), "train"))
     assert attributes == {**expected, **stft_settings}
 
 
