@@ -22,7 +22,7 @@ _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 _FLAC_BLOCKS = {2: "application data", 5: "cue sheet", 6: "picture"}
 _ID3_FRAMES = {b"APIC": "picture", b"CHAP": "chapters"}
 _FLAC_HEAD = 26  # bytes, up to the number of samples
-_FLAC_TAIL = 2**17  # bytes to look for the last frame in, if the header gives no size of frames
+_FLAC_TAIL = 2**17  # bytes that a tag or zeros behind the last frame may have, or a frame itself
 
 
 def _crc8_of_byte(value: int) -> int:
@@ -156,7 +156,7 @@ def _flac_announced(content: mmap.mmap, start: int) -> int:
 def _flac_end(content: mmap.mmap, start: int, end: int) -> int | None:
     """Return where a FLAC stream ends by its last frame, in samples; None if that is not found."""
     largest_frame = int.from_bytes(content[start + 15 : start + 18], "big") or _FLAC_TAIL
-    first = max(start + _FLAC_HEAD, end - largest_frame)
+    first = max(start + _FLAC_HEAD, end - largest_frame - _FLAC_TAIL)
     tail = content[first:end]
     block_size = int.from_bytes(content[start + 10 : start + 12], "big")  # the largest
     for match in reversed(list(_FLAC_FRAME.finditer(tail))):

@@ -142,7 +142,8 @@ class SoundFile:
         """Open a stream of the file, or the file as it is."""
         try:
             return _Forward(self.path if part is None else View(self._file, part))
-        except soundfile.SoundFileError as error:
+        # TypeError: soundfile takes a file named .raw for samples without a header.
+        except (soundfile.SoundFileError, TypeError) as error:
             raise unreadable(self.path, error) from error
 
     def _check(self, magic: bytes, n_bytes: int | None, is_cut: bool) -> None:
@@ -182,7 +183,12 @@ class SoundFile:
     @property
     def texts(self) -> dict[str, str]:
         """Title, artist and the like, by soundfile's names; none where `copy_notes` copies them."""
-        return {} if self._keeps_notes else self._first.copy_metadata()
+        if self._keeps_notes:
+            return {}
+        if not self._parts or self._parts[0].start == 0:
+            return self._first.copy_metadata()
+        with self._open(None) as whole:  # with the tag before the first stream
+            return whole.copy_metadata()
 
     @property
     def _keeps_notes(self) -> bool:
