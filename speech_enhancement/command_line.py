@@ -21,7 +21,7 @@ def run_step(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
       READER_GONE, without a line, when the reader of the output went away (`| head`); 130 after
       Ctrl-C.
     """
-    _replace_closed_streams()
+    _prepare_standard_streams()
     name, line = parser.prog, None
     try:
         with contextlib.redirect_stdout(sys.stdout and _Output(sys.stdout)):
@@ -80,13 +80,18 @@ def _drop_unwritten_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _replace_closed_streams() -> None:
-    """Open the null device for each closed standard stream, lest a file takes its number."""
+def _prepare_standard_streams() -> None:
+    """Open the null device for each closed standard stream, lest a file takes its number.
+
+    Names of files that standard output cannot encode are printed with escapes.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that are not UTF-8
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (for as long as the program runs)
 

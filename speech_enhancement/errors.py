@@ -58,6 +58,8 @@ def foreseen_machine_error(error: OSError) -> InputError | None:
             f"{place} cannot be written: {_DISK_ERRORS[error.errno]}, "
             f"or set TMPDIR to another folder"
         )
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
+        return InputError(f"{error.filename}: no permission; change its permissions")
     if error.errno == errno.ENOENT and error.filename is None and _temporary_folder() is None:
         return InputError(
             "expected a folder for temporary files, found none that can be written; "
@@ -82,6 +84,8 @@ def require_dir(path: str, what: str) -> None:
 
 
 def require_file(path: str, made_by: str) -> None:
-    """Raise MissingFileError unless `path` is a file; `made_by` names the step that makes it."""
+    """Raise InputError unless a file can be read; `made_by` names the step that makes it."""
     if not os.path.isfile(path):
         raise MissingFileError(f"{path} is missing; run {made_by} first")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: no permission; change its permissions")
