@@ -69,8 +69,7 @@ def write_live(
         output.write(sample_bytes(samples, is_float))
         output.flush()
 
-    # A reader of standard output may go away.
-    with contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
+    with foreseen_disk_errors("standard output"):
         output.write(head)
         for block in blocks:
             write(live.process(block)[n_late:])

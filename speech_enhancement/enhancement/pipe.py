@@ -38,8 +38,7 @@ def enhance_stream(models: Models, smallest_gain: float) -> None:
       InputError: no WAV comes in.
     """
     source, file = opened_input("convert it")
-    # A reader of standard output may go away.
-    with file, contextlib.suppress(BrokenPipeError), foreseen_disk_errors("standard output"):
+    with file, foreseen_disk_errors("standard output"):
         check_signal("standard input", file.samplerate, file.channels)
         if not follow_level(models):
             print(PEAK_UNKNOWN, file=sys.stderr, flush=True)

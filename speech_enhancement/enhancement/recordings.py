@@ -21,9 +21,11 @@ from speech_enhancement.progress import Progress, say
 EXTENSIONS = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
 EXTENSIONS += (".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc")
 BLOCK_SAMPLES = 2**18  # of each channel, enhanced together: 16 s at 16 kHz
-LOWEST_RATE, MOST_CHANNELS = 8000, 32  # Hz; channels are kept in memory side by side
+LOWEST_RATE, HIGHEST_RATE = 8000, 768_000  # Hz
+MOST_CHANNELS = 32  # they are kept in memory side by side
 FULL_SCALE = 1 - 2**-15  # the largest sample of 16 bits
 LARGEST = 2**32 - 2**20  # bytes that lengths of 32 bits can tell, with some for the header
+BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24}  # of samples that are rounded here
 LIMITER_S = 0.016  # how far before and after a peak the level is lowered
 
 
@@ -151,11 +153,16 @@ def check_pair(source: str, target: str, overwrite: bool) -> float:
 
 
 def check_signal(source: str, rate: int, n_channels: int) -> None:
-    """Raise InputError if a recording's sample rate is too low or its channels are too many."""
+    """Raise InputError if a recording's sample rate is none of sound, or has too many channels."""
     if rate < LOWEST_RATE:
         raise InputError(
             f"{source} has {rate} samples a second; expected at least {LOWEST_RATE}: "
             "speech needs 4 kHz"
+        )
+    if rate > HIGHEST_RATE:
+        raise InputError(
+            f"{source} has {rate} samples a second; expected at most {HIGHEST_RATE}: "
+            "its header may be damaged"
         )
     if n_channels > MOST_CHANNELS:
         raise InputError(
@@ -198,7 +205,7 @@ def enhance_file(models: Models, source: str, target: str, smallest_gain: float,
                 for name, text in file.texts.items():
                     setattr(output, name, text)
                 for samples in enhanced if is_float else limited(enhanced, file.samplerate):
-                    output.write(samples)
+                    output.write(rounded(samples, file.subtype))
                     progress.add(len(samples) / file.samplerate)
             check_written(temporary, file.n_read)
         # soundfile asserts that all was written.
@@ -207,6 +214,20 @@ def enhance_file(models: Models, source: str, target: str, smallest_gain: float,
                 f"{target} cannot be written ({error or 'the disk is full'}); free some space"
             ) from error
         file.copy_notes(temporary)
+
+
+def rounded(samples: np.ndarray, subtype: str) -> np.ndarray:
+    """Round samples to the nearest steps of a subtype; libsndfile would round them down.
+
+    Args:
+      samples: (n_samples, n_channels), full scale is [-1, 1].
+      subtype: by libsndfile's name; of those that are not in BITS the samples stay as they are.
+    """
+    if subtype not in BITS:
+        return samples
+    steps = np.float32(2 ** (BITS[subtype] - 1))
+    # float32, which libsndfile scales by a power of 2: not one step is lost.
+    return np.round(samples.astype(np.float32, copy=False) * steps) / steps
 
 
 def output_kind(file: SoundFile) -> dict[str, str]:

@@ -345,7 +345,7 @@ def magnitude_of_output(
     The recipe's section [postprocessing] is applied: global variance equalisation multiplies the
     scaled estimate by beta, [1]. Where the network also outputs a mask, the mask decides whether
     the noisy magnitude, the estimate or the mean of the two logarithms is taken, [3]. No magnitude
-    is larger than a recording with a peak of 1 can have.
+    is larger than a recording with a peak of 1 can have, and digital silence stays silent.
 
     Args:
       settings: as load_model returns them.
@@ -372,4 +372,5 @@ def magnitude_of_output(
             f"{settings.path} outputs log magnitudes beyond {ABSURD_LOG_MAGNITUDE:.0f}, where "
             f"those of a recording end at {np.log(LARGEST_MAGNITUDE):.0f}; train it again"
         )
-    return np.exp(np.minimum(estimate, np.log(LARGEST_MAGNITUDE)))
+    magnitude = np.exp(np.minimum(estimate, np.log(LARGEST_MAGNITUDE)))
+    return np.where(mixture_stft == 0, 0, magnitude)
