@@ -16,8 +16,10 @@ from speech_enhancement.errors import InputError
 from speech_enhancement.features import (
     N_HOP,
     RunningStatistics,
+    level_gain,
     magnitudes,
     mix_at_snr,
+    peak,
     root_mean_square,
     stft,
 )
@@ -187,6 +189,8 @@ class MixtureStream:
         if chosen(rng, self._recipe.training.narrow_band):
             response = narrow_band(rng)
             mixed, speech = with_response(mixed, response), with_response(speech, response)
+            gain = level_gain(peak(mixed))  # the filter has changed the peak
+            mixed, speech = gain * mixed, gain * speech
         return stft(mixed, n_window, n_overlap), magnitudes(speech)
 
     def _draw_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -261,7 +265,8 @@ def listing(folder: str, names: list[str]) -> str:
 
     Where the folder lies changes nothing.
     """
-    sizes = [os.path.getsize(os.path.join(folder, name)) for name in names]
+    paths = [os.path.join(folder, name) for name in names]
+    sizes = [os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths]
     content = "\n".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
     digest = hashlib.sha256(content.encode()).hexdigest()
     return f"{len(names)} files of {sum(sizes)} bytes, listed as {digest[:12]}"

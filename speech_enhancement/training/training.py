@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from config import stft_settings
-from speech_enhancement.errors import InputError
+from speech_enhancement.errors import InputError, foreseen_disk_errors
 from speech_enhancement.features import N_FREQ, RunningStatistics
 from speech_enhancement.files import csv_text, write_text
 from speech_enhancement.network.architectures import build_network
@@ -173,6 +173,7 @@ class Training:
 
     def save(self) -> None:
         """Save the model and the state to go on from; remove all but the last models to keep."""
+        self.check_finite()
         self.update_result()
         path = model_path(self.options.workspace, self.name, self.iteration)
         save_model(path, self.result, self.settings())
@@ -194,10 +195,20 @@ class Training:
             *averaged,
         ]
 
+    def check_finite(self) -> None:
+        """Raise InputError if a number is no longer finite, so that what was saved before stays."""
+        to_numpy = import_keras().ops.convert_to_numpy
+        if not all(np.isfinite(to_numpy(variable)).all() for variable in self.variables()):
+            raise InputError(
+                f"the weights are no longer finite at iteration {self.iteration}: nothing is "
+                "saved; lower --lr"
+            )
+
     def save_state(self) -> None:
         """Save all that a training needs to go on; of several processes the first does."""
         if not self.share.is_first:
             return
+        self.check_finite()
         path = training_state_path(self.options.workspace, self.name)
         arrays = [import_keras().ops.convert_to_numpy(variable) for variable in self.variables()]
         write_state(path, self.facts, self.data.scaler, self.iteration, self.stats, arrays)
@@ -275,7 +286,7 @@ def make_tensorboard(folder: str, model):
     """Return Keras' callback that writes the losses for TensorBoard.
 
     Raises:
-      InputError: its packages are missing.
+      InputError: its packages are missing, or the folder cannot be made.
     """
     missing = [
         name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None
@@ -284,6 +295,8 @@ def make_tensorboard(folder: str, model):
         raise InputError(
             f"--tensorboard needs TensorFlow and TensorBoard; pip install {' '.join(missing)}"
         )
+    with foreseen_disk_errors(folder):
+        os.makedirs(folder, exist_ok=True)
     callback = import_keras().callbacks.TensorBoard(folder, write_graph=False)
     callback.set_model(model)
     return callback

@@ -11,7 +11,7 @@ from config import n_overlap, n_window
 from speech_enhancement.data import audio_files
 from speech_enhancement.data.audio_files import AudioCache
 from speech_enhancement.errors import InputError
-from speech_enhancement.features import root_mean_square, stft
+from speech_enhancement.features import istft, peak, root_mean_square, stft
 from speech_enhancement.network_input import frames_and_statistics
 from speech_enhancement.recipe import load_recipe
 from speech_enhancement.training.devices import Share
@@ -19,6 +19,7 @@ from speech_enhancement.training.on_the_fly import (
     SEGMENT_FRAMES,
     SEGMENT_SAMPLES,
     MixtureStream,
+    listing,
     open_mixing_on_the_fly,
 )
 from speech_enhancement.training.options import TrainingOptions, chosen_recipe
@@ -357,3 +358,24 @@ def test_waves_are_kept_decoded_as_far_as_the_cache_goes(
     n_files = len({*decoded})
     assert n_files == len(list((MINI / "train_speech").iterdir())) + 3
     assert (len(decoded) > 2 * n_files) == decodes_again
+
+
+def test_a_link_to_nowhere_is_skipped_by_name(tmp_path, test_set, capsys):
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for path in (MINI / "train_speech").glob("*.wav"):
+        (speech / path.name).symlink_to(path)
+    (speech / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    assert len(listing(str(speech), sorted(path.name for path in speech.iterdir()))) > 0
+
+
+def test_narrow_mixtures_have_the_level_of_all_others():
+    mixtures = stream(recipe="xu2015")
+    training = dataclasses.replace(mixtures._recipe.training, narrow_band=1.0)
+    mixtures._recipe = dataclasses.replace(mixtures._recipe, training=training)
+    for seed in range(20):
+        spectrum, _ = mixtures.mixture(np.random.default_rng(seed))
+        audio = istft(np.abs(spectrum), spectrum, n_overlap, SEGMENT_SAMPLES)
+        # What the half windows at both ends make of a peak that lies there is not seen.
+        assert peak(audio[n_window:-n_window]) < 1 + 1e-5
+        assert peak(audio) > 0.9
