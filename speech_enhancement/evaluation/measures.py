@@ -141,7 +141,7 @@ def _run_pesq(program: str, folder: str, *options: str) -> str:
 
 def _numbers_after(label: str, output: str) -> list[float]:
     """Return the numbers that follow a label in the program's output."""
-    found = re.search(label + r"\s*([-\d.]+)(?:\s+([-\d.]+))?", output)
+    found = re.search(label + r"\s*(-?\d[\d.]*)(?:\s+(-?\d[\d.]*))?", output)
     if found is None:
         raise UnscorableError(f"PESQ printed no score: {' '.join(output.split())[-200:]}")
     return [float(number) for number in found.groups() if number is not None]

@@ -8,6 +8,7 @@ from conftest import GOLDEN
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.evaluation.measures import (
     UnscorableError,
+    _numbers_after,
     at_level_in,
     log_spectral_distortion,
     segmental_snr,
@@ -226,3 +227,17 @@ def test_log_spectral_distortion_that_is_not_defined():
         log_spectral_distortion(noise(0, 511), noise(1, 511))
     with pytest.raises(UnscorableError, match="the reference is silent"):
         log_spectral_distortion(np.zeros(512), noise(1, 512))
+
+
+# --- What the PESQ program prints -----------------------------------------------------------------
+
+
+def test_numbers_behind_a_label():
+    assert _numbers_after(r"MOS\s*=", "MOS = -0.5 1.25\n") == [-0.5, 1.25]
+    assert _numbers_after(r"MOS\s*=", "MOS = 4.5\n") == [4.5]
+
+
+@pytest.mark.parametrize("number", ["-nan", "nan", "-", "inf"])
+def test_what_is_no_number_is_no_score(number):
+    with pytest.raises(UnscorableError, match="printed no score"):
+        _numbers_after(r"MOS\s*=", f"MOS = {number} 1.0\n")
