@@ -8,11 +8,11 @@ set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" > /dev/null && pwd)  # also through a link
 
 visualize=()
-case "${1:-}" in
+case "$*" in
     "") ;;
     --visualize) visualize=(--visualize) ;;
     -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) echo "runme.sh: expected no argument or --visualize, found $1" >&2; exit 2 ;;
+    *) echo "runme.sh: expected no argument or --visualize, found $*" >&2; exit 2 ;;
 esac
 
 MINIDATA=${MINIDATA:-1}              # 1: the recordings in mini_data/; 0: your own folders
@@ -25,7 +25,7 @@ case "$RECIPE" in                    # mini data: training steps, noises a speec
     original) mini_iterations=1000 mini_rate="" mini_magnification=2 mini_hop=3 ;;
     *) mini_iterations=200 mini_rate=1e-4 mini_magnification=3 mini_hop=1 ;;
 esac
-ON_THE_FLY=${ON_THE_FLY:-0}          # 0: training mixtures are made once, before it; 1: while training
+ON_THE_FLY=${ON_THE_FLY:-0}          # 0: training mixtures are made once, before training; 1: while training
 case "$MINIDATA" in
     1)  TR_SPEECH_DIR=${TR_SPEECH_DIR:-$here/mini_data/train_speech}
         TR_NOISE_DIR=${TR_NOISE_DIR:-$here/mini_data/train_noise}
@@ -40,6 +40,10 @@ case "$MINIDATA" in
         done
         MAGNIFICATION=${MAGNIFICATION:-2} ;;
     *)  echo "runme.sh: expected MINIDATA 0 or 1, found $MINIDATA" >&2; exit 2 ;;
+esac
+case "$ON_THE_FLY" in
+    0 | 1) ;;
+    *) echo "runme.sh: expected ON_THE_FLY 0 or 1, found $ON_THE_FLY" >&2; exit 2 ;;
 esac
 case "${ITERATION=}" in
     *[!0-9]* | 0*) echo "runme.sh: expected a positive integer as ITERATION, found '$ITERATION'" >&2; exit 2 ;;

@@ -17,7 +17,7 @@ setup_environment() {
     if [ -z "$prefix" ]; then
         prefix=$repository/.venv
         # pip is what venv installs last: without it an earlier run was killed in between.
-        { [ -x "$prefix/bin/pip" ] && is_python '>= (3, 11)' "$prefix/bin/python"; } ||
+        { [ -x "$prefix/bin/pip" ] && is_python '>= (3, 11)' "$prefix/bin/python" && is_in_place "$prefix"; } ||
             make_venv "$prefix" || return 2
     fi
     PYTHON=$prefix/bin/python
@@ -30,7 +30,7 @@ setup_environment() {
         echo "setup: installing $requirements into $prefix (a few minutes)"
         is_python '< (3, 14)' "$PYTHON" ||
             echo "setup: TensorFlow is not there for this Python yet, only for 3.11 to 3.13: Keras runs on JAX"
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" || {
+        PIP_USER=0 "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" || {
             echo "setup: pip could not install $requirements; see its message above" >&2
             return 2
         }
@@ -43,9 +43,14 @@ is_python() {
     "$2" -c "import sys${3:+, $3}; sys.exit(not sys.version_info[:2] $1)" 2> /dev/null
 }
 
+# Whether an environment was made where it is: its scripts hold its path, so that a moved or copied one is of no use.
+is_in_place() {
+    [ ! -e "$1/bin/activate" ] || grep -qF -- "$1" "$1/bin/activate"
+}
+
 # Make the environment with the first Python that TensorFlow supports, or else the first newer one.
 make_venv() {
-    local candidate versions without_venv=
+    local candidate versions without_venv= failed=
     for versions in 'in ((3, 11), (3, 12), (3, 13))' '>= (3, 14)'; do
         for candidate in python3 python3.13 python3.12 python3.11 python; do
             is_python "$versions" "$candidate" || continue
@@ -53,11 +58,15 @@ make_venv() {
                 echo "setup: making $1 with $candidate"
                 "$candidate" -m venv --clear "$1" && return
                 rm -rf "$1"
+                failed=${failed:-$candidate}
+            else
+                without_venv=${without_venv:-$candidate}
             fi
-            without_venv=${without_venv:-$candidate}
         done
     done
-    if [ -n "$without_venv" ]; then
+    if [ -n "$failed" ]; then
+        echo "setup: $failed could not make $1; see its message above" >&2
+    elif [ -n "$without_venv" ]; then
         echo "setup: $without_venv has no working venv module; install it (Debian, Ubuntu: python3-venv)" >&2
     else
         echo "setup: expected Python 3.11 or newer as python3, found none; install it" >&2

@@ -146,6 +146,32 @@ def test_an_environment_whose_python_is_gone_is_made_anew(machine):
     assert done.returncode == 0 and "-m venv --clear" in log and "-m pip install" in log
 
 
+def test_an_environment_that_was_moved_or_copied_is_made_anew(machine):
+    install_python(machine, "python3", "3, 12")
+    setup(machine)
+    venv = machine / "the program" / ".venv"
+    activate = venv / "bin" / "activate"
+    activate.write_text(f'VIRTUAL_ENV="{venv}"')
+    assert "-m venv" not in setup(machine)[1]
+    activate.write_text('VIRTUAL_ENV="/before/the program/.venv"')
+    done, log = setup(machine)
+    assert done.returncode == 0 and "-m venv --clear" in log and "-m pip install" in log
+
+
+def test_an_environment_that_cannot_be_made_is_not_blamed_on_the_module(machine):
+    install_python(machine, "python3", "3, 12")
+    (machine / "bin" / "mkdir").unlink()  # with which the stand-in makes it
+    done, _ = setup(machine)
+    assert done.returncode == 2 and "python3 could not make" in done.stderr
+    assert "no working venv module" not in done.stderr
+
+
+def test_pip_installs_into_the_environment_whatever_the_user_has_set(machine):
+    install_python(machine, "python3", "3, 12", pip='[ "$PIP_USER" = 0 ] || exit 1')
+    done, _ = setup(machine, PIP_USER="1")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_activated_environment_is_used(machine):
     install_python(machine, "python3", "3, 12")
     (machine / "mine" / "bin").mkdir(parents=True)

@@ -239,6 +239,19 @@ def test_runme_mixes_at_the_recipes_snrs_before_training_or_while_it(tmp_path, o
         np.testing.assert_allclose(read_audio(str(path)), clean, rtol=0, atol=1e-6)  # rounding
 
 
+@pytest.mark.parametrize(
+    ("flags", "variables", "words"),
+    [
+        ((), {"ON_THE_FLY": "yes"}, "expected ON_THE_FLY 0 or 1, found yes"),
+        ((), {"MINIDATA": "2"}, "expected MINIDATA 0 or 1, found 2"),
+        (("--visualize", "--help"), {}, "found --visualize --help"),
+    ],
+)
+def test_runme_refuses_what_it_does_not_know(tmp_path, flags, variables, words):
+    result = runme(*flags, WORKSPACE=str(tmp_path / "w"), **variables)
+    assert result.returncode == 2 and words in result.stderr and not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not PESQ.exists(), reason="./pesq is not built; run pesq_tool/build.sh")
 def test_runme_ends_with_the_table_and_names_the_pictures(tmp_path):
     workspace = tmp_path / "w s"
