@@ -1,4 +1,4 @@
-"""The representation that all steps share, and the network of the original.
+"""The representation that all steps share: sample rate and STFT.
 
 What makes a model (inputs, network, loss, schedule) is a recipe in recipes/; what a run varies is a
 flag.
