@@ -11,6 +11,7 @@ from conftest import (
     MINI,
     calculate,
     create,
+    expect_refusal,
     files_below,
     pack,
     prepare,
@@ -68,8 +69,15 @@ def test_draws_do_not_change_between_machines_and_versions():
     )
 
 
+def test_draws_after_silence_do_not_change_either():
+    # Written down when the draw was defined, as those above.
+    pair = ("TRAIN/DR1/FCJF0/SA1.WAV", "n1.wav")
+    assert draw_segment(*pair, 46797, 320000, attempt=1) == KNOWN_SECOND_SEGMENT
+
+
 KNOWN_NOISES = ["n3.wav", "n8.wav", "n5.wav"]
 KNOWN_SEGMENT = (5989, 52786)
+KNOWN_SECOND_SEGMENT = (136750, 183547)
 
 
 def test_onsets_are_spread_evenly():
@@ -165,6 +173,45 @@ def test_a_noise_shorter_than_the_speech_is_repeated(tmp_path):
         )
         # The mixture is stored in single precision.
         np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-6)
+
+
+def test_a_noise_that_ends_within_its_part_goes_on_at_its_beginning(tmp_path):
+    noise = read_audio(str(MINI / "train_noise" / "water.wav"))[:10000]
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "short.wav", noise, 16000, subtype="FLOAT")
+    name = "en_allison_wrong.wav"
+    speech = read_audio(str(MINI / "train_speech" / name))
+    write_csv(tmp_path, [(name, "short.wav", 3000, 3000 + len(speech))])
+    assert calculate(tmp_path, "train", None, tmp_path / "noise") == 0
+    expected = mix_at_snr(speech, np.resize(np.roll(noise, -3000), len(speech)), 0)[0]
+    mixed = read_audio(
+        str(tmp_path / "mixed_audios/spectrogram/train/0db/en_allison_wrong.short.wav")
+    )
+    # The mixture is stored in single precision.
+    np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-6)
+
+
+def test_speech_of_one_frame_goes_through_all_steps(tmp_path):
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "a.wav", np.ones(512) / 2, 16000)
+    assert create(tmp_path, "train", tmp_path / "speech") == 0
+    assert calculate(tmp_path, "train", tmp_path / "speech") == 0
+    assert pack(tmp_path) == 0
+    with h5py.File(packed_path(str(tmp_path), "train", 0)) as packed:
+        assert len(packed["y"]) == 1
+
+
+def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path):
+    row = ("en_allison_wrong.wav", "water.wav", 1000, 44514)
+    path = write_csv(tmp_path, [row])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert rows_of(tmp_path) == [row]
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "²"])
+def test_digits_that_are_no_number_of_samples_are_refused(tmp_path, capsys, digits):
+    write_csv(tmp_path, [("a.wav", "b.wav", 0, digits)])
+    expect_refusal(capsys, calculate(tmp_path), "row 2: expected integers")
 
 
 def test_feature_files_hold_the_snr_that_was_asked_for(tmp_path):

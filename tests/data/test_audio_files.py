@@ -101,6 +101,33 @@ def test_a_tone_survives_resampling(tmp_path, rate):
     np.testing.assert_allclose(audio[1000:-1000], expected[1000:-1000], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("rate, expected", [(44100, 16001), (11025, 64002)])
+def test_a_length_that_is_no_whole_number_at_16_khz_is_rounded_up(tmp_path, rate, expected):
+    soundfile.write(tmp_path / "a.wav", np.ones(44101) / 2, rate)
+    assert len(read_audio(str(tmp_path / "a.wav"))) == expected
+    assert audio_length(str(tmp_path / "a.wav")) == expected
+
+
+def write_opposite_channels(path, share):
+    """Write noise and, in the other channel, a share of it with the opposite sign."""
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, 9000)
+    soundfile.write(path, np.stack([audio, -share * audio], axis=1), 16000, subtype="FLOAT")
+    return audio
+
+
+def test_channels_that_cancel_in_part_leave_a_weak_mean(tmp_path):
+    audio = write_opposite_channels(tmp_path / "a.wav", 0.98)
+    # Rounding of single precision, at samples below 0.5.
+    np.testing.assert_allclose(read_audio(str(tmp_path / "a.wav")), 0.01 * audio, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.9999, 1.0])
+def test_channels_that_cancel_but_for_a_rest_are_refused(tmp_path, share):
+    write_opposite_channels(tmp_path / "a.wav", share)
+    with pytest.raises(InputError, match=r"a\.wav: its channels cancel each other"):
+        read_audio(str(tmp_path / "a.wav"))
+
+
 def test_a_written_wave_is_float_and_exceeds_full_scale_unclipped(tmp_path):
     audio = np.array([0.0, 1.5, -2.5, 0.25])
     write_wave(str(tmp_path / "a.wav"), audio)
@@ -266,6 +293,15 @@ def test_the_cache_reads_a_changed_file_again(tmp_path, decoded):
     assert len(cache.read(path)) == 1000
     write_waves(tmp_path, {"a.wav": 2000})
     assert len(cache.read(path)) == 2000 and decoded == ["a.wav", "a.wav"]
+
+
+def test_the_cache_reads_a_file_again_that_changed_at_the_same_length(tmp_path):
+    path = str(tmp_path / "a.wav")
+    cache = AudioCache()
+    for time, value in ((1, 0.25), (2, 0.5)):
+        soundfile.write(path, np.full(1000, value), 16000)
+        os.utime(path, (time, time))
+        assert cache.read(path)[0] == value
 
 
 def test_threads_that_want_one_file_wait_for_one_decoding(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT
+from test_audio_files import sphere
 
 from speech_enhancement.data.audio_files import audio_length, read_audio
 from speech_enhancement.enhancement.pipe import Source, stream_blocks
@@ -132,6 +133,30 @@ def test_a_wave_beyond_4_gib(tmp_path, n_bytes, extra, announced):
     assert audio_length(str(path)) == n_bytes // 2
 
 
+def test_a_wave_of_nearly_2_gib_is_no_endless_length(tmp_path):
+    n_bytes = 2**31 - 4096
+    head = encoded(tmp_path, "a.wav", subtype="PCM_16")[:40]
+    path = tmp_path / "a.wav"
+    with open(path, "wb") as file:
+        file.write(head + struct.pack("<I", n_bytes))
+        file.truncate(44 + n_bytes)  # zeros that take no space
+        file.seek(44 + n_bytes)
+        file.write(LIST)
+    assert audio_length(str(path)) == n_bytes // 2
+
+
+def test_a_tag_of_mp3_players_behind_the_samples_is_no_sound(tmp_path):
+    content = encoded(tmp_path, "a.wav", subtype="PCM_16")
+    (tmp_path / "a.wav").write_bytes(content + b"TAG" + bytes(125))
+    check(tmp_path / "a.wav", SAMPLES)
+
+
+def test_a_sphere_file_that_announces_too_little_is_said_with_both_numbers(tmp_path, capsys):
+    (tmp_path / "a.wav").write_bytes(sphere(SAMPLES, announced=100))
+    check(tmp_path / "a.wav", SAMPLES)
+    assert f"announces 100 samples, {N} found" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("extension", ["rf64", "w64"])
 def test_many_hours_are_no_endless_length(tmp_path, extension):
     n_samples = 7 * 3600 * 96_000
@@ -145,6 +170,13 @@ def test_many_hours_are_no_endless_length(tmp_path, extension):
         file.write(content[: -2 * N])
         file.truncate(len(content) - 2 * N + 2 * n_samples)
     assert audio_length(str(path)) == n_samples
+
+
+def test_a_creative_voice_file_that_ends_early_is_refused(tmp_path):
+    content = encoded(tmp_path, "a.voc", format="VOC", subtype="PCM_16")
+    (tmp_path / "a.voc").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"a\.voc is cut short"):
+        read_audio(str(tmp_path / "a.voc"))
 
 
 # --- Frames and pages -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import pytest
 from conftest import MINI, create, expect_refusal
 
+from speech_enhancement.data.audio_files import list_audio
 from speech_enhancement.data.mixtures import read_mixtures
 
 SPEECH = sorted(path.name for path in (MINI / "train_speech").iterdir())
@@ -75,3 +76,17 @@ def test_lists_of_no_use(tmp_path, capsys, flag):
         status = create(tmp_path / "w", "train", None, None, flag, listed)
         expect_refusal(capsys, status, listed, message)
     assert not (tmp_path / "w").exists()
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path):
+    listed = write_list(tmp_path / "list.txt", "\ufeff" + NOISE[0])
+    assert list_audio(str(MINI / "train_noise"), "noise", str(listed)) == [NOISE[0]]
+
+
+def test_a_name_in_another_case_is_found_and_the_exact_one_preferred(tmp_path):
+    for name in ("SA1.WAV", "sa2.wav", "SA2.wav"):
+        (tmp_path / name).touch()
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell the case of letters apart")
+    listed = write_list(tmp_path / "list.txt", "sa1.wav", "SA2")
+    assert list_audio(str(tmp_path), "speech", str(listed)) == ["SA1.WAV", "SA2.wav"]

@@ -13,8 +13,9 @@ import soundfile
 from conftest import MINI, PESQ, ROOT, calculate, create, files_below, needs_pesq, run
 from small_models import make_model, noise
 
-from speech_enhancement.data.audio_files import find_audio, list_audio
-from speech_enhancement.data.mixtures import Mixture, read_mixtures
+from speech_enhancement.data.audio_files import SoundFinder, find_audio, first_sound, list_audio
+from speech_enhancement.data.containers import WAV, notes
+from speech_enhancement.data.mixtures import Mixture, draw_sounding, read_mixtures
 from speech_enhancement.data.sound_file import opened
 from speech_enhancement.errors import InputError
 from speech_enhancement.files import replacing
@@ -85,6 +86,14 @@ def test_two_encodings_of_one_name_are_one_name(tmp_path, on_disk, in_list):
     assert (
         calculate(tmp_path / f"ws_{on_disk}", "train", tmp_path / in_list) == 0
     )  # a CSV from another machine
+
+
+@pytest.mark.parametrize("name", ["a\tb.wav", "a\nb.wav", b"\xe9.wav"])
+def test_names_that_fit_into_no_table_are_refused(tmp_path, name):
+    with open(os.path.join(os.fsencode(tmp_path), os.fsencode(name)), "wb"):
+        pass
+    with pytest.raises(InputError, match="rename the file"):
+        list_audio(str(tmp_path), "noise")
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -186,6 +195,14 @@ def test_two_runs_do_not_share_temporary_names_and_leftovers_are_removed(tmp_pat
             process.stdout.close()
 
 
+def test_leftovers_of_another_machine_are_kept(tmp_path):
+    other = tmp_path / ".tmp-000000-4194305-0123456789ab.wav"  # no process has this number
+    other.touch()
+    with replacing(str(tmp_path / "a")) as temporary, open(temporary, "w") as file:
+        file.write("a")
+    assert sorted(os.listdir(tmp_path)) == [other.name, "a"]
+
+
 @needs_pesq
 def test_the_scripts_find_their_files_from_anywhere_and_through_links(tmp_path):
     (tmp_path / "e.py").symlink_to(ROOT / "evaluate.py")
@@ -238,6 +255,25 @@ def test_a_noise_with_silent_stretches_is_drawn_where_it_sounds(tmp_path):
             assert mixture.noise_onset <= 2_345_678 < mixture.noise_offset
 
 
+def test_the_first_sound_of_a_noise_is_told_in_samples_at_16_khz(tmp_path):
+    noise = np.zeros(4 * 48000)
+    noise[-4800:] = 0.1
+    path = str(tmp_path / "late.wav")
+    soundfile.write(path, noise, 48000)
+    assert first_sound(path, 0, 16000) is None
+    assert first_sound(path, 0, 64000) == 64000 - 1600
+
+
+def test_a_noise_that_sounds_only_at_its_end_gives_its_last_part(tmp_path):
+    noise = np.zeros(3_000_000)
+    noise[-10] = 0.5
+    path = str(tmp_path / "late.flac")
+    soundfile.write(path, noise, 16000)
+    hear = SoundFinder().first_sound
+    part = draw_sounding(hear, "s.wav", "late.flac", 16000, path, len(noise))
+    assert part == (len(noise) - 16000, len(noise))
+
+
 # --- Notes ----------------------------------------------------------------------------------------
 
 
@@ -287,6 +323,18 @@ def test_chunks_about_a_recording_are_kept(model, tmp_path, name):
         else struct.unpack(size, written[4:8])[0]
     )
     assert length == len(written) - 8 and len(written) % 2 == 0
+
+
+def test_a_chunk_behind_an_odd_number_of_bytes_is_found(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(9001), 16000, subtype="PCM_24")
+    content = path.read_bytes()
+    assert len(content) % 2 == 0  # with the byte that fills up the chunk of samples
+    path.write_bytes(content + b"bext" + struct.pack("<I", 604) + bytes(604))
+    with opened(str(path)) as file:
+        assert file.n_samples() == 9001 and not file.note
+    with open(path, "rb") as file:
+        assert [chunk.name for chunk in notes(file, WAV)] == [b"bext"]
 
 
 def test_texts_are_kept_and_what_is_lost_is_said_once(model, tmp_path, capsys):

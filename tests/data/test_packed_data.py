@@ -278,6 +278,12 @@ def test_settings_of_another_transform_are_refused(prepared, capsys, monkeypatch
     expect_refusal(capsys, train(prepared), "n_overlap")
 
 
+def test_features_of_another_snr_are_refused(workspace, capsys):
+    features = workspace / "features" / "spectrogram" / "train"
+    shutil.copytree(features / "0db", features / "5db")
+    expect_refusal(capsys, pack(workspace, "train", 5), "expected snr_db 5.0, found 0.0")
+
+
 # --- The scaler -------------------------------------------------------------------------------
 
 
