@@ -186,9 +186,13 @@ class SoundFile:
         if self._keeps_notes:
             return {}
         if not self._parts or self._parts[0].start == 0:
-            return self._first.copy_metadata()
-        with self._open(None) as whole:  # with the tag before the first stream
-            return whole.copy_metadata()
+            texts = self._first.copy_metadata()
+        else:
+            with self._open(None) as whole:  # with the tag before the first stream
+                texts = whole.copy_metadata()
+        return {
+            name: text for name, text in texts.items() if text
+        }  # libsndfile writes no empty one
 
     @property
     def _keeps_notes(self) -> bool:

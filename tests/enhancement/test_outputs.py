@@ -10,8 +10,10 @@ import soundfile
 from conftest import ROOT, expect_refusal, run
 from small_models import make_memory_model, make_model, noise
 
+from speech_enhancement.data.sound_file import opened
+from speech_enhancement.enhancement import recordings
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
-from speech_enhancement.enhancement.recordings import check_signal
+from speech_enhancement.enhancement.recordings import check_signal, output_kind
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.network import load_model
 
@@ -83,3 +85,37 @@ def test_a_rate_that_no_sound_has_is_refused():
     check_signal("a.wav", 768_000, 2)
     with pytest.raises(InputError, match="expected at most 768000"):
         check_signal("a.wav", 1_500_000_000, 2)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.wav", "RF64"), ("a.flac", "FLAC")])
+def test_a_wave_beyond_4_gib_becomes_an_rf64_and_others_stay(tmp_path, monkeypatch, name, kind):
+    soundfile.write(tmp_path / name, noise(4000), 16000)
+    with opened(str(tmp_path / name)) as file:
+        before = output_kind(file)
+        monkeypatch.setattr(recordings, "LARGEST", 1000)
+        after = output_kind(file)
+    assert before["format"] == name[2:].upper()
+    assert after["format"] == kind and after["subtype"] == before["subtype"]
+
+
+def test_an_aiff_beyond_4_gib_is_refused(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.aiff", noise(4000), 16000)
+    monkeypatch.setattr(recordings, "LARGEST", 1000)
+    with (
+        opened(str(tmp_path / "a.aiff")) as file,
+        pytest.raises(InputError, match=r"a\.aiff is larger than 4 GiB, which AIFF cannot be"),
+    ):
+        output_kind(file)
+
+
+def test_the_texts_of_an_mp3_come_out_and_empty_ones_are_left_out(model, tmp_path):
+    title = b"TIT2\0\0\0\x06\0\0\0Title"
+    before = b"ID3\x03\0\0" + bytes([0, 0, 0, len(title)]) + title
+    soundfile.write(tmp_path / "plain.mp3", noise(90_000), 44100)
+    content = (tmp_path / "plain.mp3").read_bytes()
+    # Behind the sound a tag whose artist, album, year and comment are empty.
+    (tmp_path / "a.mp3").write_bytes(before + content + b"TAGTitle".ljust(128, b"\0"))
+    flags = ("--model", model, "--output_dir", tmp_path / "out")
+    assert run("main_dnn", "enhance", tmp_path / "a.mp3", *flags) == 0
+    with soundfile.SoundFile(tmp_path / "out" / "a.mp3") as file:
+        assert file.title == "Title"
