@@ -158,6 +158,25 @@ def test_the_averaged_weights_are_evaluated_and_saved(tmp_path):
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
+def test_a_model_saved_between_evaluations_has_the_weights_of_its_iteration(tmp_path):
+    training = make_training(tmp_path, learning_rate=0.1, n_iterations=9)
+    training.evaluate()
+    training.step(RandomBatches(3).all[0])
+    training.save()
+    saved, _ = load_model(model_path(str(tmp_path), "0db", 1))
+    for found, expected in zip(saved.get_weights(), training.trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_training_computes_in_the_precision_of_its_recipe_and_evaluation_in_float32(tmp_path):
+    training = make_training(tmp_path, precision="bfloat16")
+    trained, result = (
+        {layer.compute_dtype for layer in network.layers}
+        for network in (training.trained, training.result)
+    )
+    assert "bfloat16" in trained and result == {"float32"}
+
+
 @pytest.mark.parametrize("output", ["log_magnitude", "log_magnitude_and_mask"])
 def test_global_variance_is_that_of_clean_speech_over_that_of_the_outputs(tmp_path, output):
     batches = RandomBatches(5, 2)

@@ -67,6 +67,12 @@ def test_epochs_are_shuffled_anew_and_batches_come_from_many_places(tmp_path):
     assert len(np.unique(first // STRETCH_ROWS)) == 125
 
 
+def test_the_stretches_of_a_pool_come_from_the_whole_set(tmp_path):
+    with packed_file(tmp_path / "data.h5", 10 * POOL_ROWS) as hdf5:
+        rows = row_numbers(next(packed_data(hdf5).batches()))
+    assert rows.min() < POOL_ROWS and rows.max() > 9 * POOL_ROWS
+
+
 def test_batches_go_on_from_any_number(tmp_path):
     with packed_file(tmp_path / "data.h5", 1203) as hdf5:
         all_batches = packed_data(hdf5).batches()

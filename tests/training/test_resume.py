@@ -30,7 +30,9 @@ from conftest import (
 )
 
 from speech_enhancement.errors import InputError
+from speech_enhancement.training.devices import Share
 from speech_enhancement.training.on_the_fly import MixtureStream
+from speech_enhancement.training.training import noted_signals
 from speech_enhancement.workspace import model_path, training_stats_path
 
 
@@ -219,6 +221,24 @@ def test_a_stopped_training_saves_its_state_and_goes_on(number, test_set, tmp_pa
     assert run("main_dnn", "train", *flags) == 0
     assert [row[0] for row in read_stats(workspace, DEFAULT)][:2] == [0, 10]
     assert Path(model_path(str(workspace), DEFAULT, iteration + 1)).exists()
+
+
+@pytest.fixture
+def usual_ctrl_c():
+    """Ctrl-C as Python has it; tests in the background of a shell inherit an ignored one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_acts_as_usual(usual_ctrl_c):
+    with noted_signals(Share()) as noted:
+        signal.raise_signal(signal.SIGINT)
+        assert noted == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert noted == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_the_state_is_saved_when_the_data_give_out(test_set, tmp_path, monkeypatch, capsys):

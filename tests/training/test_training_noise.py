@@ -58,6 +58,16 @@ def test_each_change_is_drawn_for_its_share(tmp_path, change):
     assert 17 <= n_changed <= 43  # 0.5 +- 3.3 standard deviations of 60 draws
 
 
+def test_noise_is_played_up_to_half_an_octave_faster_or_slower(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.tile(tone(1000), 2), 16000, subtype="FLOAT")
+    noise = Recordings([str(tmp_path / "a.wav")], AudioCache())
+    at_speeds = NoiseSource(noise, noise, TrainingNoise(speed=True), N)
+    spectra = [np.abs(np.fft.rfft(at_speeds.draw(rng(seed)))) for seed in range(30)]
+    pitches = [spectrum.argmax() / 5 for spectrum in spectra]  # Hz: the spectra are of 5 s
+    # From 2**-0.5 to 2**0.5 kHz: of 30 draws some lie near both ends.
+    assert 707 <= min(pitches) < 800 and 1250 < max(pitches) <= 1415
+
+
 def test_bursts_are_loud_and_between_them_it_is_silent_or_soft():
     envelopes = [bursts(rng(seed), N) for seed in range(200)]
     assert all(envelope.min() >= 0 for envelope in envelopes)

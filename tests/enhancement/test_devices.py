@@ -1,0 +1,63 @@
+"""Microphone and loudspeaker: at which rate they are opened, and the limit of attenuation."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import run
+from small_models import make_memory_model, noise
+from test_live import FakeSound
+
+from speech_enhancement.enhancement.live_sound import rate_of_devices
+
+
+class AskedSound(FakeSound):
+    """The package sounddevice, which keeps what it is asked; one device is unable to do 16 kHz."""
+
+    def __init__(self, unable):
+        super().__init__(heard=None, rate=16000)
+        self._unable, self.asked = unable, []
+
+    def _check(self, kind, device):
+        self.asked.append((kind, device))
+        if device == self._unable:
+            raise self.PortAudioError("another rate")
+
+    def check_input_settings(self, device, *_, samplerate):
+        self._check("input", device)
+
+    def check_output_settings(self, device, *_, samplerate):
+        self._check("output", device)
+
+    def query_devices(self, device=None, kind=None):
+        self.asked.append((kind, device))
+        return {"default_samplerate": 44100.0}
+
+
+MICROPHONE, LOUDSPEAKER = ("input", "microphone"), ("output", "loudspeaker")
+
+
+@pytest.mark.parametrize(
+    ("unable", "rate", "asked"),
+    [
+        (None, 16000, [MICROPHONE, LOUDSPEAKER]),
+        ("microphone", 44100, [MICROPHONE, MICROPHONE]),
+        ("loudspeaker", 44100, [MICROPHONE, LOUDSPEAKER, MICROPHONE]),
+    ],
+)
+def test_the_microphone_is_asked_for_input_and_the_loudspeaker_for_output(unable, rate, asked):
+    sound = AskedSound(unable)
+    assert rate_of_devices(sound, ("microphone", "loudspeaker")) == rate
+    assert sound.asked == asked
+
+
+def test_the_limit_of_attenuation_holds_for_the_microphone(tmp_path, monkeypatch):
+    audio = noise(16_000)
+    sound = FakeSound(audio, 16000)
+    monkeypatch.setitem(sys.modules, "sounddevice", sound)
+    flags = ("--model", make_memory_model(tmp_path / "m.keras"), "--attenuation_limit", 0.001)
+    assert run("main_dnn", "enhance", "--live", *flags) == 0
+    played = np.concatenate(sound.played)[:, 0]
+    behind = 512 + 256  # a window, and the hop of silence that comes first
+    # 0.001 dB of samples up to 0.5, and single precision.
+    np.testing.assert_allclose(played[behind:], audio[: len(played) - behind], rtol=0, atol=1e-4)
