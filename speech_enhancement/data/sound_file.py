@@ -142,8 +142,7 @@ class SoundFile:
         """Open a stream of the file, or the file as it is."""
         try:
             return _Forward(self.path if part is None else View(self._file, part))
-        # TypeError: soundfile takes a file named .raw for samples without a header.
-        except (soundfile.SoundFileError, TypeError) as error:
+        except soundfile.SoundFileError as error:
             raise unreadable(self.path, error) from error
 
     def _check(self, magic: bytes, n_bytes: int | None, is_cut: bool) -> None:
@@ -190,9 +189,8 @@ class SoundFile:
         else:
             with self._open(None) as whole:  # with the tag before the first stream
                 texts = whole.copy_metadata()
-        return {
-            name: text for name, text in texts.items() if text
-        }  # libsndfile writes no empty one
+        # libsndfile writes no empty ones.
+        return {name: text for name, text in texts.items() if text}
 
     @property
     def _keeps_notes(self) -> bool:
@@ -295,6 +293,11 @@ def opened(path: str) -> Iterator[SoundFile]:
     if not os.path.isfile(path):
         raise MissingFileError(
             f"{path} is missing; check its name, and the mixture CSV if it is listed there"
+        )
+    if path.lower().endswith(".raw"):  # soundfile goes by this name, and asks for a rate
+        raise InputError(
+            f"{path} is not readable as audio (its name says samples without a header, so that "
+            "their rate is unknown); convert it, or rename it if it has a header"
         )
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
