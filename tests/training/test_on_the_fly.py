@@ -360,13 +360,18 @@ def test_waves_are_kept_decoded_as_far_as_the_cache_goes(
     assert (len(decoded) > 2 * n_files) == decodes_again
 
 
-def test_a_link_to_nowhere_is_skipped_by_name(tmp_path, test_set, capsys):
+def test_a_link_to_nowhere_is_skipped_by_name(tmp_path, capsys):
     speech = tmp_path / "speech"
     speech.mkdir()
     for path in (MINI / "train_speech").glob("*.wav"):
         (speech / path.name).symlink_to(path)
     (speech / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
-    assert len(listing(str(speech), sorted(path.name for path in speech.iterdir()))) > 0
+    names = sorted(path.name for path in speech.iterdir())
+    assert listing(str(speech), names).startswith(f"{len(names)} files of ")
+    source = recordings(*(speech / name for name in names))
+    for seed in range(20):
+        source.draw(np.random.default_rng(seed))
+    assert capsys.readouterr().out.count("gone.wav is missing") == 1
 
 
 def test_narrow_mixtures_have_the_level_of_all_others():
@@ -379,3 +384,12 @@ def test_narrow_mixtures_have_the_level_of_all_others():
         # What the half windows at both ends make of a peak that lies there is not seen.
         assert peak(audio[n_window:-n_window]) < 1 + 1e-5
         assert peak(audio) > 0.9
+
+
+def test_narrow_speech_has_the_level_of_its_mixture():
+    mixtures = stream((np.inf,), recipe="xu2015")
+    training = dataclasses.replace(mixtures._recipe.training, narrow_band=1.0)
+    mixtures._recipe = dataclasses.replace(mixtures._recipe, training=training)
+    spectrum, speech_magnitude = mixtures.mixture(np.random.default_rng(0))
+    # Clean speech is its own mixture; single precision, magnitudes of order 1.
+    np.testing.assert_allclose(np.abs(spectrum), speech_magnitude, rtol=0, atol=1e-5)
