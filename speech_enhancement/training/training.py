@@ -30,7 +30,13 @@ from speech_enhancement.training.packed_batches import (
     TrainingData,
     open_packed_training,
 )
-from speech_enhancement.training.state import MAY_GROW, facts_of, read_state, write_state
+from speech_enhancement.training.state import (
+    MAY_DIFFER,
+    MAY_GROW,
+    facts_of,
+    read_state,
+    write_state,
+)
 from speech_enhancement.workspace import (
     model_path,
     models_dir,
@@ -236,6 +242,9 @@ class Training:
                 variable.assign(array)
         self.iteration = iteration
         say(f"Resume at iteration {iteration}")
+        precision_before, precision = before[MAY_DIFFER], self.recipe.training.precision
+        if precision_before != precision:
+            say(f"it was trained in {precision_before} so far, and goes on in {precision}")
         if n_before != n_iterations and self.recipe.training.cosine_decay:
             recipe_before = with_training(self.recipe, {"n_iterations": n_before})
             rate_before, rate = (

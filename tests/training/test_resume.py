@@ -108,6 +108,20 @@ def test_resume_refuses_another_training_and_names_what_differs(small, flags, di
     assert files_below(workspace) == before
 
 
+def test_a_training_goes_on_where_there_is_no_bfloat16(small, tmp_path, monkeypatch, capsys):
+    workspace, recipe = shutil.copytree(small[0], tmp_path / "w"), small[1]
+    state = next(workspace.glob("models/*/state.npz"))
+    content = dict(np.load(state))
+    facts = json.loads(str(content["facts"])) | {"[training] precision": "bfloat16"}
+    np.savez(state, **{**content, "facts": json.dumps(facts)})  # as a machine that has it writes
+    monkeypatch.setattr("speech_enhancement.training.options.has_bfloat16", lambda: False)
+    more = ("--recipe", recipe, "--n_iterations", 4, "--precision", "bfloat16", "--resume")
+    assert train(workspace, *more) == 0
+    said = capsys.readouterr().out
+    assert "Resume at iteration 2" in said
+    assert "it was trained in bfloat16 so far, and goes on in float32" in said
+
+
 def test_what_an_earlier_version_did_not_know_has_its_default(small, tmp_path):
     workspace, recipe = shutil.copytree(small[0], tmp_path / "w"), small[1]
     state = next(workspace.glob("models/*/state.npz"))
