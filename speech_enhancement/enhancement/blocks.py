@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, Ready, WaveStream
-from speech_enhancement.features import N_FREQ
+from speech_enhancement.features import N_FREQ, N_HOP
 from speech_enhancement.network.network import NetworkRun, Settings, magnitude_of_output
 from speech_enhancement.parallel import ahead
 
+PRIMING_FRAMES = 62  # 1 s
 TOP_BINS = slice(-33, -1)  # the uppermost kilohertz, but for the bin at half the sample rate
 Models = Sequence[tuple]  # of a network and its Settings, as network.load_model returns them
 
@@ -70,8 +71,15 @@ def _ready_blocks(
     models: Models, blocks: Iterable[np.ndarray], peaks: Sequence
 ) -> Iterator[tuple[list, bool]]:
     """Yield what is ready of each channel for each network, and whether it is the last."""
+    primed = are_primed(models)
     streams = [
-        [FeatureStream(settings.recipe.input, peak) for _, settings in models] for peak in peaks
+        [
+            PrimedStream(settings, peak)
+            if is_primed
+            else FeatureStream(settings.recipe.input, peak)
+            for (_, settings), is_primed in zip(models, primed, strict=True)
+        ]
+        for peak in peaks
     ]
 
     def ready(block: np.ndarray, is_last: bool = False) -> list[list[Ready]]:
@@ -96,6 +104,42 @@ def _estimated(
         yield spectra, top_gains, is_last
 
 
+def are_primed(models: Models) -> list[bool]:
+    """Return which models hear the first second twice: those with memory, where there are several.
+
+    One alone does not: its result is the same live.
+    """
+    return [len(models) > 1 and settings.recipe.network.kind == "memory" for _, settings in models]
+
+
+class PrimedStream:
+    """A FeatureStream that begins with the first second of the recording, mirrored.
+
+    A network with memory knows nothing of noise and level at first. What it hears before the
+    recording begins is much like the beginning, and joins it without a jump.
+
+    Args:
+      settings: of the model.
+      peak_of_recording: see Level.
+    """
+
+    def __init__(self, settings: Settings, peak_of_recording: float | None):
+        self._stream = FeatureStream(settings.recipe.input, peak_of_recording)
+        self._held: np.ndarray | None = np.empty(0, np.float32)  # None once it has begun
+
+    def add(self, samples: np.ndarray, is_last: bool = False) -> Ready:
+        """Take in (n_samples,); return what is ready, PRIMING_FRAMES more than of the recording."""
+        if self._held is None:
+            return self._stream.add(samples, is_last)
+        samples, n_before = np.concatenate([self._held, samples]), PRIMING_FRAMES * N_HOP
+        if len(samples) <= n_before and not is_last:
+            self._held = samples
+            return self._stream.add(samples[:0])
+        self._held = None
+        mode = "reflect" if len(samples) else "constant"
+        return self._stream.add(np.pad(samples, (n_before, 0), mode), is_last)
+
+
 class JointGain:
     """Runs one network or several on a channel, and joins what each would multiply a bin by.
 
@@ -111,6 +155,7 @@ class JointGain:
         self._settings = [settings for _, settings in models]
         self._runs = [NetworkRun(*model) for model in models]
         self._gains = [np.empty((0, N_FREQ), np.float32) for _ in models]  # not used yet
+        self._n_early = [PRIMING_FRAMES * is_primed for is_primed in are_primed(models)]
         self._spectrum = np.empty((0, N_FREQ), np.complex64)
         self._smallest_gain = smallest_gain
 
@@ -124,8 +169,11 @@ class JointGain:
             spectral_gain(run, settings, of_one)
             for run, settings, of_one in zip(self._runs, self._settings, ready, strict=True)
         ]
+        n_early = [min(pair) for pair in zip(self._n_early, map(len, new), strict=True)]
+        self._n_early = [n - n_now for n, n_now in zip(self._n_early, n_early, strict=True)]
+        new = [gain[n:] for gain, n in zip(new, n_early, strict=True)]
         gains = [np.concatenate(pair) for pair in zip(self._gains, new, strict=True)]
-        spectrum = np.concatenate([self._spectrum, ready[0].spectrum])
+        spectrum = np.concatenate([self._spectrum, ready[0].spectrum[n_early[0] :]])
         n_ready = min(len(gain) for gain in gains)
         self._gains, self._spectrum = [gain[n_ready:] for gain in gains], spectrum[n_ready:]
         joint = geometric_mean([gain[:n_ready] for gain in gains])

@@ -12,13 +12,14 @@ from small_models import make_memory_model, make_model, noise
 from config import n_overlap, n_window
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.enhancement.blocks import (
+    PRIMING_FRAMES,
     enhance_with_all,
     enhanced_blocks,
     follow_level,
     geometric_mean,
 )
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
-from speech_enhancement.features import istft, pad_to_whole_frames, stft
+from speech_enhancement.features import N_HOP, istft, pad_to_whole_frames, stft
 from speech_enhancement.network.network import estimate_magnitude, load_model
 
 AUDIO = noise(130_000).astype(np.float32) * np.linspace(1, 0.1, 130_000, dtype=np.float32)
@@ -44,6 +45,20 @@ def whole_gain(model, settings, audio):
     return estimate_magnitude(model, settings, spectrum) / np.abs(spectrum), spectrum
 
 
+def primed_gain(model, settings, audio):
+    """Return the gain of a model with memory that has heard the first second backwards."""
+    n_before = PRIMING_FRAMES * N_HOP
+    both = np.concatenate([audio[n_before:0:-1], audio])
+    gain, spectrum = whole_gain(model, settings, both)
+    return gain[PRIMING_FRAMES:], spectrum[PRIMING_FRAMES:]
+
+
+def joint_gains(pair):
+    """Return the gains of a window and a memory that work together, and their spectra."""
+    ways = zip((whole_gain, primed_gain), pair, strict=True)
+    return zip(*(gain_of(*model, AUDIO) for gain_of, model in ways), strict=True)
+
+
 def test_the_mean_of_gains_that_are_huge_in_silence_is_finite():
     gains = np.full((3, 2, 257), 1e13, np.float32)
     np.testing.assert_allclose(geometric_mean(gains), gains[0], rtol=1e-6)  # single precision
@@ -59,7 +74,7 @@ def test_the_geometric_mean_of_gains():
 @pytest.mark.parametrize("sizes", [(130_000,), (20_000, 90_000, 20_000), (7000,) * 19])
 def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, sizes):
     pair = [models["window"], models["memory"]]
-    gains, spectra = zip(*(whole_gain(*model, AUDIO) for model in pair), strict=True)
+    gains, spectra = joint_gains(pair)
     joint = np.sqrt(gains[0] * gains[1])
     expected = istft(joint * np.abs(spectra[0]), spectra[0], n_overlap, len(AUDIO))
     assert np.std(np.log(gains[0] / gains[1])) > 0.1  # they are not alike
@@ -70,6 +85,18 @@ def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, sizes):
     np.testing.assert_allclose(enhance_with_all(pair, AUDIO), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_samples", [0, 1, 700, PRIMING_FRAMES * N_HOP, 30_000])
+def test_recordings_shorter_than_what_comes_before_them(models, n_samples):
+    pair, audio = [models["window"], models["memory"]], AUDIO[:n_samples]
+    found = enhance_with_all(pair, audio)
+    assert len(found) == n_samples and np.isfinite(found).all()
+    blocks = [audio[start : start + 300, None] for start in range(0, n_samples, 300)]
+    parts = [part for part, _ in enhanced_blocks(pair, blocks, 1)]
+    np.testing.assert_allclose(np.concatenate(parts)[:n_samples, 0], found, atol=1e-6)
+    # The order of the models changes nothing: neither takes out a constant, and a mean is a mean.
+    np.testing.assert_allclose(enhance_with_all(pair[::-1], audio), found, atol=1e-6)
+
+
 def test_one_model_is_itself(models):
     for model in models.values():
         expected = enhance_audio(*model, AUDIO)
@@ -78,7 +105,7 @@ def test_one_model_is_itself(models):
 
 def test_the_limit_is_one_of_what_they_decide_together(models):
     pair = [models["window"], models["memory"]]
-    gains, spectra = zip(*(whole_gain(*model, AUDIO) for model in pair), strict=True)
+    gains, spectra = joint_gains(pair)
     joint = np.sqrt(gains[0] * gains[1])
     limit = float(np.median(joint))
     joint = np.maximum(joint, limit)
