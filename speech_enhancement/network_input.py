@@ -324,8 +324,8 @@ def targets(mixture_stft: np.ndarray, speech_magnitude: np.ndarray, recipe: Reci
 
     For the output "log_magnitude" the clean log magnitude, (n_frames, n_freq). A loss through a
     mask needs the mixture too: then log magnitudes of clean speech and mixture, (n_frames, 2,
-    n_freq); for a mask alone both are divided by the speech's root mean square over the whole
-    utterance.
+    n_freq); for a mask alone both are divided by the speech's root mean square over these frames:
+    those of the whole utterance from data.h5, of its 5 s on the fly.
     """
     if recipe.target.output == "log_magnitude":
         return log_magnitude(speech_magnitude, recipe.input.floor_db)
