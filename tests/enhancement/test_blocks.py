@@ -93,7 +93,7 @@ def test_recordings_shorter_than_what_comes_before_them(models, n_samples):
     blocks = [audio[start : start + 300, None] for start in range(0, n_samples, 300)]
     parts = [part for part, _ in enhanced_blocks(pair, blocks, 1)]
     np.testing.assert_allclose(np.concatenate(parts)[:n_samples, 0], found, atol=1e-6)
-    # The order of the models changes nothing: neither takes out a constant, and a mean is a mean.
+    # The order of the models changes nothing: there is no constant that one of them takes out.
     np.testing.assert_allclose(enhance_with_all(pair[::-1], audio), found, atol=1e-6)
 
 
