@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
 
-    summary = "train a network from random weights, or go on with --resume"
+    summary = "train a network, go on with --resume, or adapt a model with --initial_model"
     add_step(steps, train, summary, TRAINING_FLAGS, options=TrainingOptions)
     add_step(steps, inference, "enhance the test mixtures with a trained model", FLAGS)
     add_enhance_flags(add_step(steps, enhance, "clean your own recordings", {}))

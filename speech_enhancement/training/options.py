@@ -67,6 +67,9 @@ class TrainingOptions:
     valid_fraction: float = _flag(
         "share of the training speakers held out for md_best.keras", 0.0, type=fraction
     )
+    initial_model: str | None = _flag(
+        "a model whose weights and scaler to begin with; default: random weights", None
+    )
     resume: bool = _flag("go on from the last saved state", False)
     on_the_fly: bool = _flag(
         "make the training mixtures as they are needed, of the two folders:", False

@@ -23,6 +23,7 @@ from speech_enhancement.parallel import ahead
 from speech_enhancement.progress import say, track
 from speech_enhancement.recipe import Recipe
 from speech_enhancement.training.devices import ALONE, Share, say_device, start_distribution
+from speech_enhancement.training.first_weights import weights_of_model
 from speech_enhancement.training.on_the_fly import open_mixing_on_the_fly
 from speech_enhancement.training.options import TrainingOptions, chosen_recipe, with_training
 from speech_enhancement.training.packed_batches import (
@@ -79,6 +80,12 @@ class Training:
             self.average = build_network(recipe, N_FREQ, options.seed) if averages else None
         has_board = options.tensorboard and share.is_first
         self._board = make_tensorboard(options.tensorboard, self.trained) if has_board else None
+
+    def begin_with(self, weights: list[np.ndarray]) -> None:
+        """Put the weights of a model, in Keras' order, in place of the random ones."""
+        with self.share.scope():
+            for network in filter(None, (self.trained, self.average)):
+                network.set_weights(weights)
 
     def update_result(self) -> None:
         """Copy the weights, or their average if the recipe averages, to the result.
@@ -315,7 +322,7 @@ def make_tensorboard(folder: str, model):
 
 
 def train(options: TrainingOptions) -> int:
-    """Train the network of a recipe from random weights, or go on from a saved state.
+    """Train the network of a recipe from random weights or a model's, or go on from a saved state.
 
     Writes models/{tr_snr}/md_{iteration}iters.keras and, at each evaluation,
     training_stats/{tr_snr}/stats.csv. With valid_fraction the model with the lowest loss on
@@ -334,9 +341,14 @@ def train(options: TrainingOptions) -> int:
     open_data = open_mixing_on_the_fly if options.on_the_fly else open_packed_training
     with open_data(options, recipe, share) as data:
         say_device(share, recipe.training.precision)
+        first = None
+        if options.initial_model:
+            first = weights_of_model(options.initial_model, recipe, data)
         training = Training(options, recipe, data, share)
         if options.resume:
             training.load_state()
+        elif first is not None:
+            training.begin_with(first)
         return run_training(training)
 
 

@@ -1,0 +1,95 @@
+"""Beginning with the weights of a model: to adapt it to other data."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import DEFAULT, expect_refusal, on_the_fly_flags, read_stats, run, train, write_recipe
+
+from speech_enhancement.network.network import load_model
+from speech_enhancement.workspace import model_path
+
+
+@pytest.fixture(scope="module")
+def adapted(prepared, tmp_path_factory):
+    """A model of 3 iterations, the workspace of a training on clean speech from there, its recipe.
+
+    Read only.
+    """
+    folder = tmp_path_factory.mktemp("adapted")
+    recipe = write_recipe(folder / "small.toml", "original")
+    first, second = (shutil.copytree(prepared, folder / name) for name in ("first", "second"))
+    flags = ("--recipe", recipe, "--eval_every", 3)
+    assert train(first, *flags, "--n_iterations", 3) == 0
+    model = model_path(str(first), "0db", 3)
+    change_scaler(second)
+    flags = (*flags, "--seed", 1, "--initial_model", model)
+    assert train(second, *flags, "--n_iterations", 3) == 0
+    return model, second, flags
+
+
+def change_scaler(workspace):
+    """Change the mean of a workspace's scaler, as that of other data would be another."""
+    (path,) = workspace.glob("packed_features/**/scaler*.npz")
+    with np.load(path) as arrays:
+        changed = {name: arrays[name] for name in arrays}
+    changed["mean"] = changed["mean"] + 1
+    np.savez(path, **changed)
+
+
+def test_a_training_begins_where_the_model_ended(adapted):
+    model, workspace, _ = adapted
+    first = read_stats(workspace.parent / "first")
+    began, ended = read_stats(workspace)
+    # Printed to 1e-6. The same test data, scaler and weights, though not the same training sample.
+    assert began[0] == 0 and began[2] == pytest.approx(first[-1][2], abs=2e-6)
+    assert ended[1] < began[1]
+    before, settings = load_model(model)
+    after, its = load_model(model_path(str(workspace), "0db", 3))
+    np.testing.assert_array_equal(its.scaler.mean, settings.scaler.mean)
+    np.testing.assert_array_equal(its.scaler.std, settings.scaler.std)
+    steps = [
+        np.abs(new - old).max()
+        for new, old in zip(after.get_weights(), before.get_weights(), strict=True)
+    ]
+    assert 0 < max(steps) < 4e-4  # Adam moves a weight by the learning rate, 1e-4, a step
+
+
+def test_it_is_resumed_with_the_same_model_only(adapted, tmp_path, capsys):
+    _, before, flags = adapted
+    workspace = shutil.copytree(before, tmp_path / "w")
+    longer = ("--n_iterations", 5, "--resume")
+    capsys.readouterr()
+    status = train(workspace, *flags[:-2], *longer)
+    expect_refusal(capsys, status, "first weights those of a model, ", ", now None")
+    assert train(workspace, *flags, *longer) == 0
+    assert [row[0] for row in read_stats(workspace)] == [0, 3, 5]
+
+
+def test_a_model_of_another_shape_is_refused(adapted, tmp_path, capsys):
+    model, before, _ = adapted
+    workspace = shutil.copytree(before, tmp_path / "w")
+    for name, value in (("hidden_units", 16), ("activation", '"sigmoid"')):
+        recipe = write_recipe(tmp_path / "other.toml", "original", **{name: value})
+        capsys.readouterr()
+        status = train(workspace, "--recipe", recipe, "--initial_model", model)
+        found = {"hidden_units": "32, now 16", "activation": "relu, now sigmoid"}[name]
+        expect_refusal(capsys, status, model, f"[network] {name} {found}", "give a recipe")
+    without = write_recipe(tmp_path / "other.toml", "original", dropout=0.0)  # moves no weight
+    flags = ("--recipe", without, "--n_iterations", 1, "--initial_model", model)
+    assert train(workspace, *flags) == 0
+
+
+def test_on_the_fly_the_average_begins_there_too(test_set, tmp_path):
+    workspace = shutil.copytree(test_set, tmp_path / "w")
+    flags = on_the_fly_flags(workspace, write_recipe(tmp_path / "small.toml"))
+    assert run("main_dnn", "train", *flags, "--n_iterations", 8) == 0
+    model = shutil.copy(model_path(str(workspace), DEFAULT, 8), tmp_path / "first.keras")
+    assert run("main_dnn", "train", *flags, "--n_iterations", 2, "--initial_model", model) == 0
+    # The average changes at every eighth iteration.
+    pairs = (
+        load_model(path)[0].get_weights()
+        for path in (model, model_path(str(workspace), DEFAULT, 2))
+    )
+    for old, new in zip(*pairs, strict=True):
+        np.testing.assert_array_equal(new, old)
