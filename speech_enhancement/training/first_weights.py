@@ -54,7 +54,9 @@ def shape_of(recipe: Recipe) -> dict:
 
 
 def take_scaler(data: TrainingData, scaler: Scaler) -> None:
-    """Put a scaler in place of those of all that a training reads."""
-    data.scaler = scaler
+    """Put a model's scaler in place of those of all that a training reads."""
+    shape = (-1, len(scaler.mean))  # a file does not keep that of no statistics
+    rows = (scaler.statistics_mean.reshape(shape), scaler.statistics_std.reshape(shape))
+    data.scaler = scaler = Scaler(scaler.mean, scaler.std, *rows)
     for source in (data.trained_on, *data.evaluated.values()):
         source.scaler = scaler

@@ -4,7 +4,15 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import DEFAULT, expect_refusal, on_the_fly_flags, read_stats, run, train, write_recipe
+from conftest import (
+    expect_refusal,
+    on_the_fly_flags,
+    pack,
+    read_stats,
+    run,
+    train,
+    write_recipe,
+)
 
 from speech_enhancement.network.network import load_model
 from speech_enhancement.workspace import model_path
@@ -80,16 +88,17 @@ def test_a_model_of_another_shape_is_refused(adapted, tmp_path, capsys):
     assert train(workspace, *flags) == 0
 
 
-def test_on_the_fly_the_average_begins_there_too(test_set, tmp_path):
+@pytest.mark.parametrize("name", ["default", "live"])
+def test_on_the_fly_the_average_begins_there_too(test_set, tmp_path, name):
     workspace = shutil.copytree(test_set, tmp_path / "w")
-    flags = on_the_fly_flags(workspace, write_recipe(tmp_path / "small.toml"))
+    recipe = write_recipe(tmp_path / "small.toml", name, batch_size=312, memory_units=16)
+    assert pack(workspace, "test", 0, "--recipe", recipe, "--n_hop", 1) == 0
+    flags = on_the_fly_flags(workspace, recipe)
     assert run("main_dnn", "train", *flags, "--n_iterations", 8) == 0
-    model = shutil.copy(model_path(str(workspace), DEFAULT, 8), tmp_path / "first.keras")
+    (path,) = workspace.glob("models/*/md_8iters.keras")
+    model = shutil.copy(path, tmp_path / "first.keras")
     assert run("main_dnn", "train", *flags, "--n_iterations", 2, "--initial_model", model) == 0
     # The average changes at every eighth iteration.
-    pairs = (
-        load_model(path)[0].get_weights()
-        for path in (model, model_path(str(workspace), DEFAULT, 2))
-    )
-    for old, new in zip(*pairs, strict=True):
+    pairs = (load_model(str(path))[0] for path in (model, path.with_name("md_2iters.keras")))
+    for old, new in zip(*(network.get_weights() for network in pairs), strict=True):
         np.testing.assert_array_equal(new, old)
