@@ -69,6 +69,7 @@ class Target:
     loss: str = "mean_absolute_error"
     compression: float = 0.3
     loudness_weight: float = 0.0
+    envelope_weight: float = 0.0
     mask_weight: float = 0.0
 
 
@@ -132,8 +133,8 @@ _CHOICES = {
 }
 _FROM_1 = "first_frames hidden_layers hidden_units memory_units batch_size n_iterations"
 _FROM_0 = (
-    "look_ahead level_window_s level_memory_s floor_db loudness_weight mask_weight warm_up "
-    "clip_norm equalization_db"
+    "look_ahead level_window_s level_memory_s floor_db loudness_weight envelope_weight mask_weight "
+    "warm_up clip_norm equalization_db"
 )
 _SHARES = "narrow_band synthetic bursts two_noises level_steps babble"
 _LIMITS = {  # lowest and highest value of numbers; others are bound by their kind alone
@@ -181,9 +182,10 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
     _check_input(recipe.input, f"{path} [input]")
     if recipe.network.kind == "memory":
         _check_memory(recipe, path)
-    elif recipe.input.look_ahead or recipe.input.level_memory_s:
+    elif recipe.input.look_ahead or recipe.input.level_memory_s or recipe.target.envelope_weight:
         raise InputError(
-            f'{path}: look_ahead and level_memory_s are for networks of the kind "memory"; fix it'
+            f"{path}: look_ahead, level_memory_s and envelope_weight are for networks of the kind "
+            '"memory", which train on neighbouring frames; fix it'
         )
     if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
         raise InputError(

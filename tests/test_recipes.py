@@ -26,7 +26,13 @@ from speech_enhancement.network_input import (
     percentiles,
     targets,
 )
-from speech_enhancement.recipe import Recipe, load_recipe, recipe_from_dict, with_n_concat
+from speech_enhancement.recipe import (
+    Recipe,
+    Target,
+    load_recipe,
+    recipe_from_dict,
+    with_n_concat,
+)
 
 SHIPPED = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 
@@ -266,7 +272,7 @@ def test_losses_equal_their_definitions():
     mask, estimate = rng.uniform(0, 1, (3, 5, 257)), rng.standard_normal((3, 5, 257))
     y = np.log(np.stack([speech, mixture], axis=-2))
     convert = import_keras().ops.convert_to_numpy
-    found = convert(compressed_loss(y, mask, 0.3, 0.0))
+    found = convert(compressed_loss(y, mask, Target(compression=0.3)))
     expected = np.mean(((mask * mixture + 1e-6) ** 0.3 - (speech + 1e-6) ** 0.3) ** 2, axis=-1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)  # single precision
     found = convert(log_magnitude_loss(np.log(speech), estimate, "mean_absolute_error"))

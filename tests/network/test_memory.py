@@ -226,3 +226,10 @@ def test_a_memory_gives_masks_alone():
     content["target"] |= {"output": "log_magnitude", "loss": "mean_squared_error"}
     with pytest.raises(InputError, match='expected the output "mask"'):
         recipe_from_dict(content, "mine.toml")
+
+
+def test_a_window_has_no_envelopes():
+    content = dataclasses.asdict(load_recipe("default"))
+    content["target"] |= {"envelope_weight": 0.3}
+    with pytest.raises(InputError, match=r'mine\.toml: .*envelope_weight are for .*"memory"'):
+        recipe_from_dict(content, "mine.toml")
