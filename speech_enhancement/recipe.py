@@ -101,6 +101,8 @@ class TrainingNoise:
     two_noises: float = 0.0
     level_steps: float = 0.0
     babble: float = 0.0
+    tones: float = 0.0
+    modulation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ _FROM_0 = (
     "look_ahead level_window_s level_memory_s floor_db loudness_weight envelope_weight mask_weight "
     "warm_up clip_norm equalization_db"
 )
-_SHARES = "narrow_band synthetic bursts two_noises level_steps babble"
+_SHARES = "narrow_band synthetic bursts two_noises level_steps babble tones modulation"
 _LIMITS = {  # lowest and highest value of numbers; others are bound by their kind alone
     **dict.fromkeys(_FROM_1.split(), (1, math.inf)),
     **dict.fromkeys(_FROM_0.split(), (0, math.inf)),

@@ -23,6 +23,9 @@ DULL_HZ = 800, 7000  # above which dull bursts have nothing
 LOW_HZ, HIGH_HZ = (50, 400), (3400, 8000)  # where recordings of a narrow band begin and end
 STEP_DB = -20, 10  # by which the level of a noise changes
 TALKERS = 3, 8  # in a babble
+PITCH_HZ = 50, 4000
+NOTE_S = 0.05, 1.0  # how long a sound with a pitch keeps it, or glides to the next
+MODULATION_HZ, MODULATION_DB = (1, 20), (6, 40)
 
 
 class Recordings:
@@ -100,8 +103,12 @@ class NoiseSource:
         changes = self._changes
         if chosen(rng, changes.babble):
             noise = self._babble(rng)
+        elif chosen(rng, changes.tones):
+            noise = tones(rng, self._n_samples)
         else:
             noise = self._recorded_or_synthetic(rng)
+        if chosen(rng, changes.modulation):
+            noise = noise * modulation(rng, len(noise))
         if chosen(rng, changes.bursts):
             if rng.random() < 0.3:
                 noise = dull(noise, log_uniform(rng, DULL_HZ))
@@ -138,6 +145,51 @@ class NoiseSource:
         n_talkers = rng.integers(*TALKERS)
         talkers = (segment(self._speech.draw(rng), self._n_samples, rng) for _ in range(n_talkers))
         return np.sum([talker / (root_mean_square(talker) + 1e-9) for talker in talkers], axis=0)
+
+
+# --- Sounds with a pitch --------------------------------------------------------------------------
+
+
+def tones(rng: np.random.Generator, n_samples: int) -> np.ndarray:
+    """Draw one to three sounds with a pitch: hum, horns, whistles, sirens, beeps; (n_samples,).
+
+    Half of them keep their pitch, the others glide or step from one to the next, within an octave.
+    Half are pure, the others have harmonics that get weaker with their number.
+    """
+    total = np.zeros(n_samples)
+    for _ in range(rng.integers(1, 4)):
+        pitch = log_uniform(rng, PITCH_HZ) * 2 ** pitch_path(rng, n_samples)  # Hz
+        n_harmonics = 1 if rng.random() < 0.5 else int(rng.integers(2, 16))
+        level = 10 ** (-rng.uniform(0, 20) / 20)
+        total += level * harmonics(rng, pitch, n_harmonics, rng.uniform(0, 2))
+    return total.astype(np.float32)
+
+
+def harmonics(
+    rng: np.random.Generator, pitch: np.ndarray, n_harmonics: int, slope: float
+) -> np.ndarray:
+    """Return harmonics of a pitch in Hz, (n_samples,), weaker with a power of their number.
+
+    Those above half the sample rate are left out, since they would come back as other tones.
+    """
+    phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
+    total = np.zeros(len(pitch))
+    for number in range(1, n_harmonics + 1):
+        wave = np.sin(number * phase + rng.uniform(0, 2 * np.pi))
+        total += number**-slope * (number * pitch < sample_rate / 2) * wave
+    return total
+
+
+def pitch_path(rng: np.random.Generator, n_samples: int) -> np.ndarray:
+    """Draw by how many octaves a pitch changes over time, (n_samples,); 0 where it stays."""
+    kind, length = rng.random(), log_uniform(rng, NOTE_S) * sample_rate
+    if kind < 0.5:
+        return np.zeros(n_samples)
+    place = np.arange(n_samples) / length
+    octaves = rng.uniform(-1, 1, int(place[-1]) + 2)
+    if kind < 0.75:
+        return octaves[place.astype(int)]
+    return np.interp(place, np.arange(len(octaves)), octaves)
 
 
 # --- Pieces of recordings -------------------------------------------------------------------------
@@ -236,6 +288,20 @@ def bursts(rng: np.random.Generator, n_samples: int) -> np.ndarray:
         envelope[position : position + n_on] += shape[: n_samples - position]
         position += n_on + int(sample_rate * pause * varied(rng, spread))
     return envelope
+
+
+def modulation(rng: np.random.Generator, n_samples: int) -> np.ndarray:
+    """Draw a level that goes up and down regularly, as of brushes, engines, alarms; (n_samples,).
+
+    It does so 1 to 20 times a second, by 6 to 40 dB, with a rate that wavers by a tenth.
+    """
+    n_knots = 2 + n_samples // sample_rate
+    wavering = np.exp(0.1 * rng.standard_normal(n_knots))
+    places = np.linspace(0, n_knots - 1, n_samples)
+    rate = log_uniform(rng, MODULATION_HZ) * np.interp(places, np.arange(n_knots), wavering)
+    phase = 2 * np.pi * (np.cumsum(rate) / sample_rate + rng.random())
+    lowering = ((1 + np.cos(phase)) / 2) ** log_uniform(rng, (0.3, 3))
+    return (10 ** (-rng.uniform(*MODULATION_DB) * lowering / 20)).astype(np.float32)
 
 
 def level_steps(rng: np.random.Generator, n_samples: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Changes to the noise of mixtures that are made on the fly: bursts, sums, steps, babble, bands."""
+"""Changes to the noise of mixtures that are made on the fly: bursts, sums, tones, bands."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,14 @@ from speech_enhancement.training.training_noise import (
     Recordings,
     bursts,
     dull,
+    harmonics,
     level_steps,
+    modulation,
     narrow_band,
+    pitch_path,
     smooth_response,
     sum_of_two,
+    tones,
 )
 
 N = 80_000  # 5 s
@@ -48,7 +52,9 @@ def test_without_changes_noise_is_a_recording(tmp_path):
     np.testing.assert_allclose(np.sort(drawn), np.sort(recording))  # from another place
 
 
-@pytest.mark.parametrize("change", ["bursts", "two_noises", "level_steps", "babble"])
+@pytest.mark.parametrize(
+    "change", ["bursts", "two_noises", "level_steps", "babble", "tones", "modulation"]
+)
 def test_each_change_is_drawn_for_its_share(tmp_path, change):
     """Half of the noises are other than without it, and the rest are as before."""
     plain = np.sort(source(tmp_path).draw(rng()))
@@ -99,6 +105,53 @@ def test_a_level_changes_one_to_three_times_within_its_limits():
         changes = np.count_nonzero(np.diff(gain))
         assert 1 <= changes <= 3 or gain[0] != 1  # a change may stand at the start
         assert 20 * np.log10(gain.min()) >= -20.001 and 20 * np.log10(gain.max()) <= 10.001
+
+
+def peaks(wave):
+    """Return what stands out of the spectrum of a second: frequencies in Hz and levels in dB."""
+    level = 20 * np.log10(np.abs(np.fft.rfft(wave[:16000] * np.blackman(16000))) + 1e-9)
+    is_peak = (level[1:-1] > level[:-2]) & (level[1:-1] >= level[2:])
+    found = 1 + np.flatnonzero(is_peak & (level[1:-1] > level.max() - 40))
+    return found, level[found] - level.max()
+
+
+def test_harmonics_get_weaker_with_their_number_and_end_at_half_the_sample_rate():
+    frequencies, levels = peaks(harmonics(rng(), np.full(N, 1500.0), 9, 1.5))
+    np.testing.assert_array_equal(frequencies, 1500 * np.arange(1, 6))  # not 7000, of 9000 Hz
+    # The blackman window leaks less than 60 dB below.
+    np.testing.assert_allclose(levels, -30 * np.log10(np.arange(1, 6)), atol=0.05)
+
+
+def test_sounds_with_a_pitch_are_one_to_three_pure_or_harmonic_ones():
+    found = [peaks(tones(rng(seed), N))[0] for seed in range(300)]
+    pure = [peak[0] for peak in found if len(peak) == 1]
+    # Alone, pure, and the same for a second or more: 1 in 12 and some. From 50 to 4000 Hz.
+    assert 14 <= len(pure) <= 60 and min(pure) < 200 and 2000 < max(pure) <= 4001
+    harmonic = [peak for peak in found if len(peak) > 3 and np.all(peak % peak[0] <= 4)]
+    assert len(harmonic) > 3
+    assert len(pure) + len(harmonic) < 200  # the others are of several pitches, or these move
+
+
+def test_a_pitch_stays_steps_or_glides_within_an_octave():
+    paths = [pitch_path(rng(seed), N) for seed in range(200)]
+    moving = [path for path in paths if path.any()]
+    assert 75 <= len(moving) <= 125  # half of 200, +- 3.5 standard deviations
+    assert all(len(path) == N and 0.3 < np.abs(path).max() <= 1 for path in moving)
+    n_steps = [np.count_nonzero(np.diff(path)) for path in moving]
+    stepping = [number for number in n_steps if number < 101]  # 5 s in notes of 50 ms or more
+    assert 30 <= len(stepping) <= 70 and min(stepping) >= 4 and max(stepping) > 50
+
+
+def test_a_regular_level_goes_up_and_down_at_its_rate():
+    rates, depths = [], []
+    for seed in range(60):
+        level = 20 * np.log10(modulation(rng(seed), N))
+        assert level.min() >= -40.001 and level.max() <= 0.001
+        depths.append(-level.min())
+        is_low = level < level.min() / 2
+        rates.append(np.count_nonzero(np.diff(is_low.astype(int)) == 1) / 5)
+    assert 6 <= min(depths) < 10 and max(depths) > 36
+    assert 0.6 <= min(rates) < 2 and 13 < max(rates) <= 26  # 1 to 20 a second, wavering by a tenth
 
 
 def test_a_sum_of_two_has_the_difference_asked_for():
