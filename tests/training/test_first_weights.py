@@ -1,6 +1,7 @@
 """Beginning with the weights of a model: to adapt it to other data."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from conftest import (
 )
 
 from speech_enhancement.network.network import load_model
+from speech_enhancement.training.first_weights import weights_of_model
+from speech_enhancement.training.packed_batches import TrainingData
 from speech_enhancement.workspace import model_path
 
 
@@ -86,6 +89,18 @@ def test_a_model_of_another_shape_is_refused(adapted, tmp_path, capsys):
     without = write_recipe(tmp_path / "other.toml", "original", dropout=0.0)  # moves no weight
     flags = ("--recipe", without, "--n_iterations", 1, "--initial_model", model)
     assert train(workspace, *flags) == 0
+
+
+def test_all_that_a_training_reads_is_scaled_as_for_the_model(adapted):
+    model, _, _ = adapted
+    trained_on, evaluated = SimpleNamespace(scaler=None), SimpleNamespace(scaler=None)
+    data = TrainingData(trained_on, {"te_loss": evaluated}, None, {})
+    network, settings = load_model(model)
+    weights = weights_of_model(model, settings.recipe, data)
+    for scaler in (data.scaler, trained_on.scaler, evaluated.scaler):
+        np.testing.assert_array_equal(scaler.mean, settings.scaler.mean)
+    for found, expected in zip(weights, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["default", "live"])

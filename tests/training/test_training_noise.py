@@ -154,6 +154,27 @@ def test_a_regular_level_goes_up_and_down_at_its_rate():
     assert 0.6 <= min(rates) < 2 and 13 < max(rates) <= 26  # 1 to 20 a second, wavering by a tenth
 
 
+def test_the_rate_of_a_regular_level_wavers():
+    spreads = []
+    for seed in range(60):
+        level = modulation(rng(seed), N)
+        is_low = level < np.sqrt(level.min())
+        lengths = np.diff(np.flatnonzero(np.diff(is_low.astype(int)) == 1))
+        if len(lengths) > 20:
+            spreads.append(np.std(lengths) / np.mean(lengths))
+    # A tenth, between knots a second apart, of which a draw of 5 s has few.
+    assert 0.04 < np.median(spreads) < 0.12
+
+
+def test_a_noise_goes_up_and_down_with_its_level(tmp_path):
+    noise = source(tmp_path, modulation=1.0)
+    for seed in range(20):
+        power = np.square(noise.draw(rng(seed))).reshape(-1, 160).mean(axis=1)  # of 10 ms
+        # By 6 dB or more; white noise alone differs by 2 dB from one 10 ms to the next.
+        low, high = np.quantile(power, [0.1, 0.9])
+        assert 10 * np.log10(high / low) > 4
+
+
 def test_a_sum_of_two_has_the_difference_asked_for():
     first, second = 3 * tone(500), 0.2 * tone(2000)
     both = sum_of_two(first, second, 6.0)
