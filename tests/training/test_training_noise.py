@@ -169,7 +169,9 @@ def test_the_rate_of_a_regular_level_wavers():
 def test_a_noise_goes_up_and_down_with_its_level(tmp_path):
     noise = source(tmp_path, modulation=1.0)
     for seed in range(20):
-        power = np.square(noise.draw(rng(seed))).reshape(-1, 160).mean(axis=1)  # of 10 ms
+        drawn = noise.draw(rng(seed))
+        assert abs(drawn.mean()) < 0.05 * root_mean_square(drawn)  # still noise, and nothing else
+        power = np.square(drawn).reshape(-1, 160).mean(axis=1)  # of 10 ms
         # By 6 dB or more; white noise alone differs by 2 dB from one 10 ms to the next.
         low, high = np.quantile(power, [0.1, 0.9])
         assert 10 * np.log10(high / low) > 4
