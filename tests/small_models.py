@@ -36,10 +36,11 @@ def make_model(path, name="default", bias=0.0):
 
 
 def memory_recipe(look_ahead=0, dilations=(1, 2, 4)):
-    """Return the recipe `live` with a few small blocks."""
+    """Return the recipe `live` with a few small blocks, and batches of 16 runs of 5 s."""
     content = dataclasses.asdict(load_recipe("live"))
     content["input"] |= {"look_ahead": look_ahead}
     content["network"] |= {"hidden_units": 12, "memory_units": 20, "dilations": list(dilations)}
+    content["training"] |= {"batch_size": 16 * 312}
     return recipe_from_dict(content, "test")
 
 
