@@ -1,7 +1,6 @@
 """Training a network: the loop, the losses on the way, what is saved, and going on after a kill."""
 
 import contextlib
-import importlib.util
 import os
 import signal
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from config import stft_settings
-from speech_enhancement.errors import InputError, foreseen_disk_errors
+from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_FREQ, RunningStatistics
 from speech_enhancement.files import csv_text, write_text
 from speech_enhancement.network.architectures import build_network
@@ -38,6 +37,7 @@ from speech_enhancement.training.state import (
     read_state,
     write_state,
 )
+from speech_enhancement.training.tensorboard import make_tensorboard
 from speech_enhancement.workspace import (
     model_path,
     models_dir,
@@ -296,26 +296,6 @@ def make_optimizer(recipe: Recipe):
     return import_keras().optimizers.Adam(
         learning_rate_schedule(recipe), global_clipnorm=recipe.training.clip_norm or None
     )
-
-
-def make_tensorboard(folder: str, model):
-    """Return Keras' callback that writes the losses for TensorBoard.
-
-    Raises:
-      InputError: its packages are missing, or the folder cannot be made.
-    """
-    missing = [
-        name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise InputError(
-            f"--tensorboard needs TensorFlow and TensorBoard; pip install {' '.join(missing)}"
-        )
-    with foreseen_disk_errors(folder):
-        os.makedirs(folder, exist_ok=True)
-    callback = import_keras().callbacks.TensorBoard(folder, write_graph=False)
-    callback.set_model(model)
-    return callback
 
 
 # --- The loop ---------------------------------------------------------------------------------
