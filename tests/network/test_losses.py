@@ -7,7 +7,12 @@ import pytest
 from test_recipes import small
 
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network.losses import envelope_distance, loudness_distance, make_loss
+from speech_enhancement.network.losses import (
+    envelope_distance,
+    loudness_distance,
+    make_loss,
+    residue_distance,
+)
 
 MEAN, STD = np.full(257, -1, np.float32), np.full(257, 2, np.float32)
 
@@ -30,14 +35,20 @@ def loss(recipe, y, output):
     return numbers(make_loss(recipe, MEAN, STD)(y, output))
 
 
-@pytest.mark.parametrize("loudness_weight", [0.0, 0.25])
-def test_the_loss_of_a_mask_has_the_compression_and_the_weight_of_its_recipe(loudness_weight):
+@pytest.mark.parametrize("loudness_weight, residue_weight", [(0.0, 0.0), (0.25, 0.0), (0.1, 2.0)])
+def test_the_loss_of_a_mask_has_the_compression_and_the_weights_of_its_recipe(
+    loudness_weight, residue_weight
+):
     speech, mixture, mask, _ = magnitudes_and_outputs()
-    recipe = small("default", target={"compression": 0.5, "loudness_weight": loudness_weight})
+    weights = {"loudness_weight": loudness_weight, "residue_weight": residue_weight}
+    recipe = small("default", target={"compression": 0.5} | weights)
     found = loss(recipe, np.log(np.stack([speech, mixture], axis=-2)), mask)
     expected = np.mean(((mask * mixture + 1e-6) ** 0.5 - (speech + 1e-6) ** 0.5) ** 2, axis=-1)
-    loudness = loudness_distance(speech**2, (mask * mixture) ** 2)
-    expected += loudness_weight * import_keras().ops.convert_to_numpy(loudness)
+    powers = speech**2, (mask * mixture) ** 2
+    expected += loudness_weight * numbers(loudness_distance(*powers))
+    residue = numbers(residue_distance(*powers))
+    assert residue.min() > 0.1  # so that its weight is seen
+    expected += residue_weight * residue
     np.testing.assert_allclose(found, expected, rtol=1e-4)  # single precision
 
 
