@@ -69,7 +69,7 @@ class Target:
     loss: str = "mean_absolute_error"
     compression: float = 0.3
     loudness_weight: float = 0.0
-    residue_weight: float = 0.0
+    disturbance_weight: float = 0.0
     envelope_weight: float = 0.0
     mask_weight: float = 0.0
 
@@ -136,7 +136,7 @@ _CHOICES = {
 }
 _FROM_1 = "first_frames hidden_layers hidden_units memory_units batch_size n_iterations"
 _FROM_0 = (
-    "look_ahead level_window_s level_memory_s floor_db loudness_weight residue_weight "
+    "look_ahead level_window_s level_memory_s floor_db loudness_weight disturbance_weight "
     "envelope_weight mask_weight warm_up clip_norm equalization_db"
 )
 _SHARES = "narrow_band synthetic bursts two_noises level_steps babble tones modulation"

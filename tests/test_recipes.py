@@ -11,11 +11,11 @@ from conftest import ROOT
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import log_magnitude, stft
 from speech_enhancement.network.architectures import build_network
+from speech_enhancement.network.hearing import loudness_distance
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.network.losses import (
     compressed_loss,
     log_magnitude_loss,
-    loudness_distance,
     multi_objective_loss,
 )
 from speech_enhancement.network.network import Settings, estimate_magnitude, load_model, save_model

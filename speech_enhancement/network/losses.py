@@ -10,13 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from config import n_window, sample_rate
-from speech_enhancement.features import bark_to_hz, hz_to_bark
+from speech_enhancement.network.hearing import disturbance_distance, loudness_distance
 from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.recipe import Recipe, Target
 
-SPEECH_LEVEL = 1e6  # mean power of speech in a bin, over the threshold of hearing: 60 dB
-AUDIBLE = 5e3  # power of a frame from which its level is aligned
-RESIDUE_FLOOR = 50.0  # power, over the threshold of hearing, below which ratios do not count
 MAGNITUDE_FLOOR = 1e-6  # added before a magnitude is compressed, so that its slope stays finite
 ENVELOPE_FRAMES = 24  # in which envelopes are correlated: 384 ms
 ENVELOPE_STEP = 4  # frames from one such stretch to the next
@@ -41,7 +38,8 @@ def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
             (y - constant(mean)) / constant(std), output, target.loss
         )
     if target.output == "mask":
-        return lambda y, output: compressed_loss(y, output, target)
+        in_runs = recipe.network.kind == "memory"
+        return lambda y, output: compressed_loss(y, output, target, in_runs)
     return lambda y, output: multi_objective_loss(
         y, output, constant(mean), constant(std), target.loss, target.mask_weight
     )
@@ -68,12 +66,17 @@ def multi_objective_loss(y, output, mean, std, kind: str, mask_weight: float):
     return of_magnitude + mask_weight * ops.mean(ops.square(output[..., n_freq:] - mask), axis=-1)
 
 
-def compressed_loss(y, mask, target: Target):
+def compressed_loss(y, mask, target: Target, in_runs: bool = False):
     """Return the mean squared error of compressed magnitudes plus three weighted distances.
 
     (mask |Y|)^c is compared with |S|^c: the mask is judged by what comes out of it, and soft parts
-    of the spectrum count as they do to the ear. The distances are those of loudness and of residual
-    noise, frame by frame, and of envelopes, over all frames of a run.
+    of the spectrum count as they do to the ear. The distances are those of loudness and of P.862,
+    frame by frame, and of envelopes, over all frames of a run.
+
+    Args:
+      y, mask: targets, (..., 2, n_freq), and outputs, (..., n_freq).
+      target: has the weights.
+      in_runs: whether the frames are neighbours, (n_runs, n_frames), or from anywhere.
     """
     ops = import_keras().ops
     speech, mixture = ops.exp(y[..., 0, :]), ops.exp(y[..., 1, :])
@@ -84,98 +87,11 @@ def compressed_loss(y, mask, target: Target):
     powers = ops.square(speech), ops.square(estimate)
     if target.loudness_weight > 0:
         value = value + target.loudness_weight * loudness_distance(*powers)
-    if target.residue_weight > 0:
-        value = value + target.residue_weight * residue_distance(*powers)
+    if target.disturbance_weight > 0:
+        value = value + target.disturbance_weight * disturbance_distance(*powers, in_runs)
     if target.envelope_weight > 0:
         value = value + target.envelope_weight * envelope_distance(*powers)
     return value
-
-
-# --- Loudness ---------------------------------------------------------------------------------
-
-
-def loudness_distance(speech_power, estimate_power):
-    """Return the root mean square difference in specific loudness, frame by frame.
-
-    The textbook's hearing: powers are summed in bands of half a Bark, and loudness grows with the
-    power of 0.23 above the threshold (Zwicker and Fastl, Psychoacoustics, chapter 8). The levels of
-    speech and estimate are made equal in each frame first: this judges the shape of the spectrum,
-    and the compressed magnitudes judge the level.
-
-    Args:
-      speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech.
-    Returns:
-      (...,).
-    """
-    ops = import_keras().ops
-    bands, weight = map(ops.convert_to_tensor, _bark_bands(n_window, sample_rate))
-    powers = _powers_at_one_level(speech_power, estimate_power, bands)
-    of_speech, of_estimate = map(_loudness, powers)
-    difference = ops.square(of_estimate - of_speech)
-    weight = ops.cast(weight, difference.dtype)
-    return ops.sqrt(ops.sum(difference * weight, axis=-1) / ops.sum(weight) + 1e-4)
-
-
-def residue_distance(speech_power, estimate_power):
-    """Return how loud that is which the estimate has and the speech has not, frame by frame.
-
-    Noise that is left over disturbs more than speech that is missing (ITU-T P.862, section 10.2,
-    asymmetric disturbance; here without its masking and its norms over time). In bands of half a
-    Bark of telephone speech, what is louder in the estimate counts by the power of 1.2 of the ratio
-    of powers, at most 12 times; where that is less than 3, not at all. Levels are made equal as for
-    loudness.
-
-    Args:
-      speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech.
-    Returns:
-      (...,).
-    """
-    ops = import_keras().ops
-    bands = ops.convert_to_tensor(_telephone_bands(n_window, sample_rate))
-    speech, estimate = _powers_at_one_level(speech_power, estimate_power, bands)
-    louder = ops.maximum(_loudness(estimate) - _loudness(speech), 0.0)
-    ratio = ((estimate + RESIDUE_FLOOR) / (speech + RESIDUE_FLOOR)) ** 1.2
-    factor = ops.where(ratio < 3.0, 0.0, ops.minimum(ratio, 12.0))
-    return ops.mean(louder * ops.stop_gradient(factor), axis=-1)
-
-
-def _powers_at_one_level(speech_power, estimate_power, bands):
-    """Return the powers in bands of speech and estimate, those of each frame made equally loud."""
-    ops = import_keras().ops
-    speech, estimate = ops.matmul(speech_power, bands), ops.matmul(estimate_power, bands)
-    level = [ops.sum(power, axis=-1, keepdims=True) + AUDIBLE for power in (speech, estimate)]
-    return speech, estimate * (level[0] / level[1])
-
-
-def _loudness(power):
-    """Return the specific loudness of powers in bands, without a unit."""
-    return (power + 1.0) ** 0.23 - 1.0
-
-
-@functools.cache
-def _bark_bands(n_window: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bins of each band of half a Bark, (n_freq, n_bands), and weights, (n_bands,).
-
-    The matrix also brings powers to a scale on which 1 is the threshold of hearing. Bands above 3.6
-    kHz, where telephone speech ends, weigh 0.3; those below 100 Hz are left out.
-    """
-    frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
-    half_barks = 2 * hz_to_bark(frequency)
-    band = np.minimum(half_barks.astype(int), int(np.ceil(half_barks[-1])) - 1)
-    used = np.unique(band)
-    centre = bark_to_hz((used + 0.5) / 2)  # Hz
-    used, centre = used[centre > 100], centre[centre > 100]
-    matrix = (band[:, None] == used) * SPEECH_LEVEL
-    return matrix.astype(np.float32), np.where(centre < 3600, 1, 0.3).astype(np.float32)
-
-
-@functools.cache
-def _telephone_bands(n_window: int, sample_rate: int) -> np.ndarray:
-    """Return the bands of _bark_bands whose bins lie within 300 to 3600 Hz, (n_freq, n_bands)."""
-    matrix, _ = _bark_bands(n_window, sample_rate)
-    frequency = np.arange(n_window // 2 + 1) * sample_rate / n_window
-    is_outside = (frequency < 300) | (frequency > 3600)
-    return matrix[:, ~matrix[is_outside].any(axis=0)]
 
 
 # --- Envelopes --------------------------------------------------------------------------------

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from test_recipes import small
 
+from speech_enhancement.network.hearing import disturbance_distance, loudness_distance
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network.losses import (
-    envelope_distance,
-    loudness_distance,
-    make_loss,
-    residue_distance,
-)
+from speech_enhancement.network.losses import envelope_distance, make_loss
 
 MEAN, STD = np.full(257, -1, np.float32), np.full(257, 2, np.float32)
 
@@ -35,20 +31,20 @@ def loss(recipe, y, output):
     return numbers(make_loss(recipe, MEAN, STD)(y, output))
 
 
-@pytest.mark.parametrize("loudness_weight, residue_weight", [(0.0, 0.0), (0.25, 0.0), (0.1, 2.0)])
+@pytest.mark.parametrize(
+    "loudness_weight, disturbance_weight", [(0.0, 0.0), (0.25, 0.0), (0.1, 2.0)]
+)
 def test_the_loss_of_a_mask_has_the_compression_and_the_weights_of_its_recipe(
-    loudness_weight, residue_weight
+    loudness_weight, disturbance_weight
 ):
     speech, mixture, mask, _ = magnitudes_and_outputs()
-    weights = {"loudness_weight": loudness_weight, "residue_weight": residue_weight}
+    weights = {"loudness_weight": loudness_weight, "disturbance_weight": disturbance_weight}
     recipe = small("default", target={"compression": 0.5} | weights)
     found = loss(recipe, np.log(np.stack([speech, mixture], axis=-2)), mask)
     expected = np.mean(((mask * mixture + 1e-6) ** 0.5 - (speech + 1e-6) ** 0.5) ** 2, axis=-1)
     powers = speech**2, (mask * mixture) ** 2
     expected += loudness_weight * numbers(loudness_distance(*powers))
-    residue = numbers(residue_distance(*powers))
-    assert residue.min() > 0.1  # so that its weight is seen
-    expected += residue_weight * residue
+    expected += disturbance_weight * numbers(disturbance_distance(*powers, False))
     np.testing.assert_allclose(found, expected, rtol=1e-4)  # single precision
 
 
@@ -129,3 +125,17 @@ def test_envelopes_are_weighted_by_the_recipe_and_each_run_has_its_own():
     # Variances are small differences of single-precision means.
     expected = without + 0.5 * np.array(of_runs)[:, None]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_disturbance_is_weighted_by_the_recipe_and_knows_runs():
+    speech, mixture, mask, _ = magnitudes_and_outputs()
+    y = np.log(np.stack([speech, mixture], axis=-2))
+    others = {"envelope_weight": 0.0, "loudness_weight": 0.0}
+    without, found = (
+        loss(small("live", target=others | {"disturbance_weight": weight}), y, mask)
+        for weight in (0.0, 0.5)
+    )
+    expected = without + 0.5 * numbers(
+        disturbance_distance(speech**2, (mask * mixture) ** 2, in_runs=True)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)  # single precision
