@@ -185,11 +185,8 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
     _check_input(recipe.input, f"{path} [input]")
     if recipe.network.kind == "memory":
         _check_memory(recipe, path)
-    elif recipe.input.look_ahead or recipe.input.level_memory_s or recipe.target.envelope_weight:
-        raise InputError(
-            f"{path}: look_ahead, level_memory_s and envelope_weight are for networks of the kind "
-            '"memory", which train on neighbouring frames; fix it'
-        )
+    else:
+        _check_window(recipe, path)
     if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
         raise InputError(
             f"{path} [target]: output mask and loss compressed_magnitude go together; fix it"
@@ -232,6 +229,24 @@ def _check_input(settings: Input, where: str) -> None:
     if not settings.percentiles or not all(0 <= percent <= 100 for percent in settings.percentiles):
         raise InputError(
             f"{where}: expected percentiles from 0 to 100, found {settings.percentiles}; fix it"
+        )
+
+
+def _check_window(recipe: Recipe, path: str) -> None:
+    """Raise InputError if a recipe for a window has what needs neighbouring frames."""
+    used = [
+        name
+        for section, names in (
+            (recipe.input, ("look_ahead", "level_memory_s")),
+            (recipe.target, ("disturbance_weight", "envelope_weight")),
+        )
+        for name in names
+        if getattr(section, name)
+    ]
+    if used:
+        raise InputError(
+            f"{path}: {' and '.join(used)} {'is' if len(used) == 1 else 'are'} for networks of the "
+            'kind "memory", which train on neighbouring frames; set 0, or choose that kind'
         )
 
 

@@ -43,30 +43,27 @@ def loudness_distance(speech_power, estimate_power):
     return ops.sqrt(ops.sum(difference * weight, axis=-1) / ops.sum(weight) + 1e-4)
 
 
-def disturbance_distance(speech_power, estimate_power, in_runs: bool):
+def disturbance_distance(speech_power, estimate_power):
     """Return how much an estimate disturbs beside the speech, frame by frame.
 
     After ITU-T P.862, section 10.2, the model behind PESQ: differences of loudness in the telephone
     band that the speech does not mask, and once more those that were added, by how many times they
-    exceed the speech: noise that is left disturbs more than speech that is missing. What differs:
-    the bands are half a Bark wide, their threshold of hearing is one, and its norms over time are a
-    mean, because those, which go by the worst frames, teach less.
+    exceed the speech: noise that is left disturbs more than speech that is missing. Before, the
+    response of the system under test is taken out and its level is made equal, with some inertia.
+    What differs: the bands are half a Bark wide, their threshold of hearing is one, and its norms
+    over time are a mean, because those, which go by the worst frames, teach less.
 
     Args:
-      speech_power, estimate_power: (..., n_freq); 1 is the mean power of the speech. With
-        `in_runs` (n_runs, n_frames, n_freq).
-      in_runs: whether frames are neighbours. Then the response of the system under test is taken
-        out before, and the level follows in 2 frames, as in P.862.
+      speech_power, estimate_power: (n_runs, n_frames, n_freq), neighbouring frames; 1 is the mean
+        power of the speech.
     Returns:
-      (...,).
+      (n_runs, n_frames).
     """
     ops = import_keras().ops
     bands = ops.convert_to_tensor(_telephone_bands(n_window, sample_rate))
     speech, estimate = ops.matmul(speech_power, bands), ops.matmul(estimate_power, bands)
-    if in_runs:
-        speech = speech * ops.stop_gradient(_response(speech, estimate))
-    level = _ratio_of_levels(speech, estimate)
-    estimate = estimate * (_smoothed(level) if in_runs else level)
+    speech = speech * ops.stop_gradient(_response(speech, estimate))
+    estimate = estimate * _smoothed(_ratio_of_levels(speech, estimate))
 
     of_speech, of_estimate = (
         3.4 * ops.maximum((0.5 + 0.5 * power) ** 0.23 - 1.0, 0.0) for power in (speech, estimate)

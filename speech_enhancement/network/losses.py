@@ -38,8 +38,7 @@ def make_loss(recipe: Recipe, mean: np.ndarray, std: np.ndarray) -> Callable:
             (y - constant(mean)) / constant(std), output, target.loss
         )
     if target.output == "mask":
-        in_runs = recipe.network.kind == "memory"
-        return lambda y, output: compressed_loss(y, output, target, in_runs)
+        return lambda y, output: compressed_loss(y, output, target)
     return lambda y, output: multi_objective_loss(
         y, output, constant(mean), constant(std), target.loss, target.mask_weight
     )
@@ -66,17 +65,12 @@ def multi_objective_loss(y, output, mean, std, kind: str, mask_weight: float):
     return of_magnitude + mask_weight * ops.mean(ops.square(output[..., n_freq:] - mask), axis=-1)
 
 
-def compressed_loss(y, mask, target: Target, in_runs: bool = False):
+def compressed_loss(y, mask, target: Target):
     """Return the mean squared error of compressed magnitudes plus three weighted distances.
 
     (mask |Y|)^c is compared with |S|^c: the mask is judged by what comes out of it, and soft parts
-    of the spectrum count as they do to the ear. The distances are those of loudness and of P.862,
-    frame by frame, and of envelopes, over all frames of a run.
-
-    Args:
-      y, mask: targets, (..., 2, n_freq), and outputs, (..., n_freq).
-      target: has the weights.
-      in_runs: whether the frames are neighbours, (n_runs, n_frames), or from anywhere.
+    of the spectrum count as they do to the ear. The distances are those of loudness, frame by
+    frame, of P.862 and of envelopes, both over neighbouring frames.
     """
     ops = import_keras().ops
     speech, mixture = ops.exp(y[..., 0, :]), ops.exp(y[..., 1, :])
@@ -88,7 +82,7 @@ def compressed_loss(y, mask, target: Target, in_runs: bool = False):
     if target.loudness_weight > 0:
         value = value + target.loudness_weight * loudness_distance(*powers)
     if target.disturbance_weight > 0:
-        value = value + target.disturbance_weight * disturbance_distance(*powers, in_runs)
+        value = value + target.disturbance_weight * disturbance_distance(*powers)
     if target.envelope_weight > 0:
         value = value + target.envelope_weight * envelope_distance(*powers)
     return value

@@ -228,8 +228,19 @@ def test_a_memory_gives_masks_alone():
         recipe_from_dict(content, "mine.toml")
 
 
-def test_a_window_has_no_envelopes():
+@pytest.mark.parametrize(
+    "section, names",
+    [
+        ("target", ["envelope_weight"]),
+        ("target", ["disturbance_weight"]),
+        ("target", ["disturbance_weight", "envelope_weight"]),
+        ("input", ["level_memory_s"]),
+    ],
+)
+def test_a_window_has_nothing_that_needs_neighbouring_frames(section, names):
     content = dataclasses.asdict(load_recipe("default"))
-    content["target"] |= {"envelope_weight": 0.3}
-    with pytest.raises(InputError, match=r'mine\.toml: .*envelope_weight are for .*"memory"'):
+    content[section] |= dict.fromkeys(names, 0.3)
+    verb = "is" if len(names) == 1 else "are"
+    expected = rf'mine\.toml: {" and ".join(names)} {verb} for networks .*"memory".*; set 0'
+    with pytest.raises(InputError, match=expected):
         recipe_from_dict(content, "mine.toml")
