@@ -74,6 +74,7 @@ def disturbance_distance(speech_power, estimate_power):
     every = ops.sqrt(ops.mean(ops.square(difference), axis=-1) + 1e-3)
 
     ratio = ((estimate + 50.0) / (speech + 50.0)) ** 1.2
+    # Where the estimate is the softer one, its factor is 0.
     factor = ops.stop_gradient(ops.where(ratio < 3.0, 0.0, ops.minimum(ratio, 12.0)))
     added = ops.mean(difference * factor, axis=-1)
     weight = ((ops.sum(speech, axis=-1) + 1e5) / 1e7) ** -0.04  # soft frames count more
