@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from test_recipes import small
 
-from speech_enhancement.network.hearing import disturbance_distance, loudness_distance
+from speech_enhancement.network.hearing import (
+    disturbance_distance,
+    envelope_distance,
+    loudness_distance,
+)
 from speech_enhancement.network.keras_backend import import_keras
-from speech_enhancement.network.losses import envelope_distance, make_loss
+from speech_enhancement.network.losses import make_loss
 
 MEAN, STD = np.full(257, -1, np.float32), np.full(257, 2, np.float32)
 
