@@ -245,7 +245,7 @@ def _check_window(recipe: Recipe, path: str) -> None:
     ]
     if used:
         raise InputError(
-            f"{path}: {' and '.join(used)} {'is' if len(used) == 1 else 'are'} for networks of the "
+            f"{path}: {', '.join(used)} {'is' if len(used) == 1 else 'are'} for networks of the "
             'kind "memory", which train on neighbouring frames; set 0, or choose that kind'
         )
 

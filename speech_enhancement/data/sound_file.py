@@ -291,9 +291,7 @@ def opened(path: str) -> Iterator[SoundFile]:
     except UnicodeEncodeError as error:
         raise InputError(f"the name {path!a} is not UTF-8; rename the file") from error
     if not os.path.isfile(path):
-        raise MissingFileError(
-            f"{path} is missing; check its name, and the mixture CSV if it is listed there"
-        )
+        raise MissingFileError(f"{path} is missing; check its name where it was given or listed")
     if path.lower().endswith(".raw"):  # soundfile goes by this name, and asks for a rate
         raise InputError(
             f"{path} is not readable as audio (its name says samples without a header, so that "

@@ -235,12 +235,13 @@ def test_a_memory_gives_masks_alone():
         ("target", ["disturbance_weight"]),
         ("target", ["disturbance_weight", "envelope_weight"]),
         ("input", ["level_memory_s"]),
+        ("input", ["look_ahead", "level_memory_s"]),
     ],
 )
 def test_a_window_has_nothing_that_needs_neighbouring_frames(section, names):
     content = dataclasses.asdict(load_recipe("default"))
-    content[section] |= dict.fromkeys(names, 0.3)
+    content[section] |= dict.fromkeys(names, 1)
     verb = "is" if len(names) == 1 else "are"
-    expected = rf'mine\.toml: {" and ".join(names)} {verb} for networks .*"memory".*; set 0'
+    expected = rf'mine\.toml: {", ".join(names)} {verb} for networks .*"memory".*; set 0'
     with pytest.raises(InputError, match=expected):
         recipe_from_dict(content, "mine.toml")
