@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import dataclass
 
 from speech_enhancement.errors import InputError, MissingFileError
+from speech_enhancement.recipe_values import check_names, make_section
 
 PROGRAM_DIR = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 RECIPES_DIR = os.path.join(PROGRAM_DIR, "recipes")
@@ -127,31 +128,6 @@ class Recipe:
     postprocessing: Postprocessing = Postprocessing()
 
 
-_CHOICES = {
-    "kind": ("window", "memory"),
-    "noise_estimate": ("none", "first_frames", "percentiles"),
-    "output": ("log_magnitude", "mask", "log_magnitude_and_mask"),
-    "loss": ("mean_absolute_error", "mean_squared_error", "compressed_magnitude"),
-    "precision": ("float32", "bfloat16"),
-}
-_FROM_1 = "first_frames hidden_layers hidden_units memory_units batch_size n_iterations"
-_FROM_0 = (
-    "look_ahead level_window_s level_memory_s floor_db loudness_weight disturbance_weight "
-    "envelope_weight mask_weight warm_up clip_norm equalization_db"
-)
-_SHARES = "narrow_band synthetic bursts two_noises level_steps babble tones modulation"
-_LIMITS = {  # lowest and highest value of numbers; others are bound by their kind alone
-    **dict.fromkeys(_FROM_1.split(), (1, math.inf)),
-    **dict.fromkeys(_FROM_0.split(), (0, math.inf)),
-    **dict.fromkeys([*_SHARES.split(), "keep_noisy_above", "keep_estimate_below"], (0, 1)),
-    **dict.fromkeys(["input_dropout", "dropout", "weight_average"], (0, 0.999999)),
-    "learning_rate": (1e-12, math.inf),
-    "compression": (0.001, 1),
-    "snr_db": (-200, math.inf),  # inf is clean speech
-    "snr_range_db": (-200, 200),
-}
-
-
 def load_recipe(name: str) -> Recipe:
     """Load a recipe that ships (`default`, `original`, ...) or a TOML file.
 
@@ -178,9 +154,12 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
       InputError: a name is unknown, or a value of the wrong kind.
     """
     sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
-    _check_names(content, sections, path)
+    check_names(content, sections, path)
     recipe = Recipe(
-        **{name: _section(sections[name], content[name], f"{path} [{name}]") for name in content}
+        **{
+            name: make_section(sections[name], content[name], f"{path} [{name}]")
+            for name in content
+        }
     )
     _check_input(recipe.input, f"{path} [input]")
     if recipe.network.kind == "memory":
@@ -268,57 +247,6 @@ def _check_memory(recipe: Recipe, path: str) -> None:
         raise InputError(
             f'{path}: expected the output "mask" of a network of the kind "memory", '
             f'found "{recipe.target.output}"; fix it'
-        )
-
-
-def _section(kind: type, content: dict, where: str):
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    if not isinstance(content, dict):
-        raise InputError(f"{where}: expected a section, found {content!r}; fix it")
-    _check_names(content, fields, where)
-    values = {name: _value(name, fields[name], value, where) for name, value in content.items()}
-    return kind(**values)
-
-
-def _value(name: str, expected: type, value, where: str):
-    """Return a value of a recipe as what it is expected to be; lists of numbers become tuples."""
-    if expected is tuple:
-        if isinstance(value, list | tuple):
-            value = [math.inf if number == "inf" else number for number in value]  # see plain
-        fits = isinstance(value, list | tuple) and {*map(type, value)} <= {int, float}
-    else:
-        fits = type(value) in ((int, float) if expected is float else (expected,))
-    if not fits:
-        kind = "numbers in brackets" if expected is tuple else f"of type {expected.__name__}"
-        raise InputError(f"{where}: expected {name} to be {kind}, found {value!r}; fix it")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise InputError(
-            f"{where}: expected {name} to be one of {', '.join(_CHOICES[name])}, "
-            f"found {value!r}; fix it"
-        )
-    if expected in (int, float, tuple):
-        _check_numbers(name, value if expected is tuple else [value], where)
-    return tuple(map(float, value)) if expected is tuple else expected(value)
-
-
-def _check_numbers(name: str, numbers: list, where: str) -> None:
-    """Raise InputError unless numbers are within their limits; only an SNR may be infinite."""
-    low, high = _LIMITS.get(name, (-math.inf, math.inf))
-    for number in numbers:
-        if name in _LIMITS and not low <= number <= high:
-            most = "" if high == math.inf else f" and at most {high:g}"
-            raise InputError(
-                f"{where}: expected {name} to be at least {low:g}{most}, found {number}; fix it"
-            )
-        if not math.isfinite(number) and name != "snr_db":
-            raise InputError(f"{where}: expected {name} to be finite, found {number}; fix it")
-
-
-def _check_names(content: dict, expected: dict, where: str) -> None:
-    unknown = [name for name in content if name not in expected]
-    if unknown:
-        raise InputError(
-            f"{where}: found an unknown {', '.join(unknown)}; compare with recipes/original.toml"
         )
 
 
