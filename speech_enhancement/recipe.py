@@ -232,11 +232,14 @@ def _check_window(recipe: Recipe, path: str) -> None:
 def _check_memory(recipe: Recipe, path: str) -> None:
     """Raise InputError unless the values of a recipe fit a network with memory."""
     settings = recipe.input
-    windows = settings.n_concat, settings.noise_estimate, settings.level_window_s
-    if windows != (1, "none", 0) or settings.level_memory_s == 0:
+    level = settings.level_memory_s > 0, settings.level_window_s > 0
+    if settings.n_concat != 1 or (*level, settings.noise_estimate) not in (
+        (True, False, "none"),
+        (False, True, "percentiles"),
+    ):
         raise InputError(
-            f'{path} [input]: expected n_concat 1, noise_estimate "none", level_window_s 0, '
-            'level_memory_s above 0 and a look_ahead for a network of the kind "memory"; fix it'
+            f'{path} [input]: expected n_concat 1 of a network of the kind "memory", and either '
+            'level_memory_s, or level_window_s and noise_estimate "percentiles"; fix it'
         )
     dilations = recipe.network.dilations
     if not dilations or not all(number == int(number) >= 1 for number in dilations):

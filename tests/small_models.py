@@ -35,10 +35,16 @@ def make_model(path, name="default", bias=0.0):
     return path
 
 
-def memory_recipe(look_ahead=0, dilations=(1, 2, 4)):
-    """Return the recipe `live` with a few small blocks, and batches of 16 runs of 5 s."""
+def memory_recipe(look_ahead=0, dilations=(1, 2, 4), percentiles=()):
+    """Return the recipe `live` with a few small blocks, and batches of 16 runs of 5 s.
+
+    With percentiles it knows a window around each frame.
+    """
     content = dataclasses.asdict(load_recipe("live"))
     content["input"] |= {"look_ahead": look_ahead}
+    if percentiles:
+        content["input"] |= {"level_memory_s": 0.0, "level_window_s": 5.0}
+        content["input"] |= {"noise_estimate": "percentiles", "percentiles": list(percentiles)}
     content["network"] |= {"hidden_units": 12, "memory_units": 20, "dilations": list(dilations)}
     content["training"] |= {"batch_size": 16 * 312}
     return recipe_from_dict(content, "test")
@@ -51,10 +57,10 @@ def with_random_weights(model, seed=0, size=0.15):
     return model
 
 
-def make_memory_model(path, look_ahead=0):
+def make_memory_model(path, look_ahead=0, percentiles=()):
     """Save a small network with memory with random weights."""
-    recipe = memory_recipe(look_ahead)
-    scaler = Scaler(np.full(257, -1.0), np.full(257, 2.0), np.ones((0, 257)), np.ones((0, 257)))
+    recipe, shape = memory_recipe(look_ahead, percentiles=percentiles), (len(percentiles), 257)
+    scaler = Scaler(np.full(257, -1.0), np.full(257, 2.0), np.full(shape, -2.0), np.ones(shape))
     settings = Settings(**stft_settings, snr="0db", iteration=0, recipe=recipe, scaler=scaler)
     save_model(str(path), with_random_weights(build_network(recipe, 257, 0)), settings)
     return path

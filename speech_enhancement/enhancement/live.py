@@ -38,8 +38,8 @@ class LiveEnhancer:
     Attributes:
       delay: samples, at `rate`, by which the outputs are behind.
     Raises:
-      InputError: the network has no memory, so that it needs seconds of the future; the rate is
-        too low, or the channels are too many.
+      InputError: the network knows a window around each frame, so that it needs seconds of the
+        future; the rate is too low, or the channels are too many.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class LiveEnhancer:
         smallest_gain: float = 0.0,
     ):
         network, settings = model if isinstance(model, tuple) else load_any(os.fspath(model))
-        if settings.recipe.network.kind != "memory":
+        if not settings.recipe.input.level_memory_s:
             raise InputError(
                 f"{settings.path} needs seconds of the future; for live use expected a model of a "
-                "recipe with memory, such as live"
+                "recipe with level_memory_s, such as live"
             )
         check_signal("live sound", rate, n_channels)
         self._n_channels = n_channels

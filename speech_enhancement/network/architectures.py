@@ -7,7 +7,7 @@ from speech_enhancement.network.keras_backend import import_keras
 from speech_enhancement.recipe import Recipe
 
 WITHOUT_LOOK_AHEAD = "without_look_ahead"  # the layer that cuts off outputs of no frame
-KERNEL = 3  # frames that a convolution of the network with memory sees, a dilation apart
+KERNEL = 3  # frames of the past and present that a block with memory sees, a dilation apart
 
 
 def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "float32"):
@@ -73,46 +73,71 @@ def window_network(make: "Layers", recipe: Recipe, n_freq: int) -> tuple[list, o
 
 
 def memory_network(make: "Layers", recipe: Recipe, n_freq: int) -> tuple[list, object]:
-    """Lay out a network that remembers frames: a stack of dilated causal convolutions.
+    """Lay out a network that remembers frames: a stack of dilated convolutions.
 
-    With x_t the scaled frame at t, d_l the dilation of block l = 1 .. L and relu(a) = max(0, a),
+    With x_t the scaled frame at t, z_t the statistics around frame t - look_ahead, d_l the dilation
+    of block l = 1 .. L, a_l = 1 if the block looks ahead, else 0, and relu(v) = max(0, v),
 
-        h_t^0 = relu(A x_t + a)
-        u_t^l = relu(sum over k = 0, 1, 2 of V_k^l h_(t - k d_l)^(l - 1) + v^l)
+        h_t^0 = relu(A x_t + S z_t + a)
+        u_t^l = relu(sum over k = -a_l .. 2 of V_k^l h_(t - k d_l)^(l - 1) + v^l)
         h_t^l = h_t^(l - 1) + W^l u_t^l + w^l
-        m_t   = sigmoid(M relu(B h_t^L + C x_(t - look_ahead) + b) + m)
+        m_t   = sigmoid(M relu(B h_(t + r)^L + C x_t + b) + m)
 
-    where m_t is the mask of frame t - look_ahead. What lies before the first frame is 0 in every
-    layer. The padding with these zeros is what a stream replaces by the frames before; see
-    with_states. W^l and w^l are 0 at first, so that all blocks begin as if they were not there.
+    where m_t is the mask of frame t. See blocks_ahead for a_l and r; without look_ahead all are 0,
+    and the network is causal. What lies before the first frame is 0 in every layer. Here a layer
+    that looks ahead is one that is late: it pads with zeros before its first frame, and the last
+    layer cuts off the outputs that belong to no frame. These zeros are what a stream replaces by
+    the frames before; see with_states. W^l and w^l are 0 at first, so that all blocks begin as if
+    they were not there.
 
     Args:
       make: makes the layers.
       recipe: sections [input], [network] and [target].
       n_freq: frequency bins of a frame.
     Returns:
-      Inputs and output: from frames (n_segs, n + look_ahead, n_freq) to masks (n_segs, n, n_freq).
+      Inputs and output: from frames (n_segs, n + look_ahead, n_freq) and, if the recipe has any,
+      statistics (n_segs, n + look_ahead or 1, n_statistics * n_freq) to masks (n_segs, n, n_freq).
     """
-    settings, look_ahead = recipe.network, recipe.input.look_ahead
+    settings, n_statistics = recipe.network, recipe.input.n_statistics
     frames = make("Input", (None, n_freq), name="frames", dtype="float32")
-    hidden = make.dense(settings.hidden_units, activation="relu")(frames)
-    for dilation in map(int, settings.dilations):
-        past = make("ZeroPadding1D", ((KERNEL - 1) * dilation, 0))(hidden)
-        inner = make.convolution(settings.memory_units, dilation)(past)
+    inputs, hidden = [frames], make.dense(settings.hidden_units)(frames)
+    if n_statistics:
+        shape = (None, n_statistics * n_freq)
+        inputs.append(make("Input", shape, name="statistics", dtype="float32"))
+        of_statistics = make.dense(settings.hidden_units, use_bias=False)(inputs[1])
+        hidden = make("Add")([hidden, of_statistics])
+    hidden = make("Activation", "relu")(hidden)
+
+    for dilation, is_ahead in blocks_ahead(recipe):
+        n_ahead = dilation * is_ahead
+        known = make("ZeroPadding1D", ((KERNEL - 1) * dilation + n_ahead, 0))(hidden)
+        inner = make.convolution(settings.memory_units, KERNEL + is_ahead, dilation)(known)
         inner = make.dropout(settings.dropout, inner)
         change = make("Dense", settings.hidden_units, kernel_initializer="zeros")(inner)
-        hidden = make("Add")([hidden, change])
+        hidden = make("Add")([make.delay(hidden, n_ahead), change])
 
-    delayed = frames
-    if look_ahead:
-        delayed = make("ZeroPadding1D", (look_ahead, 0))(frames)
-        delayed = make("Cropping1D", (0, look_ahead))(delayed)
-    of_frame = make.dense(settings.hidden_units, use_bias=False)(delayed)
+    of_frame = make.dense(settings.hidden_units, use_bias=False)
+    of_frame = of_frame(make.delay(frames, recipe.input.look_ahead))
     hidden = make("Add")([make.dense(settings.hidden_units)(hidden), of_frame])
     output = make.dense(n_freq, activation="sigmoid")(make("Activation", "relu")(hidden))
-    if look_ahead:
-        output = make("Cropping1D", (look_ahead, 0), name=WITHOUT_LOOK_AHEAD)(output)
-    return [frames], output
+    if recipe.input.look_ahead:
+        output = make("Cropping1D", (recipe.input.look_ahead, 0), name=WITHOUT_LOOK_AHEAD)(output)
+    return inputs, output
+
+
+def blocks_ahead(recipe: Recipe) -> list[tuple[int, bool]]:
+    """Return the dilation of each block with memory, and whether it looks ahead.
+
+    One that does sees a frame more, a dilation ahead. From the first block on, each looks ahead
+    whose dilation fits in what is left of look_ahead. What is left in the end is r of the
+    equations: the last layers wait for it.
+    """
+    blocks, n_left = [], recipe.input.look_ahead
+    for dilation in map(int, recipe.network.dilations):
+        is_ahead = dilation <= n_left
+        n_left -= dilation * is_ahead
+        blocks.append((dilation, is_ahead))
+    return blocks
 
 
 def with_states(network):
@@ -124,28 +149,30 @@ def with_states(network):
     Args:
       network: as build_network returns it; the weights are shared.
     Returns:
-      keras.Model from frames (1, n, n_freq) and states (1, n_frames, n_units), to outputs (1, n,
-      n_freq), the first look_ahead of which belong to no frame, and the states for the next call.
+      keras.Model from the inputs of the network, of one run of n frames, and states (1, n_frames,
+      n_units), to outputs (1, n, n_freq), the first look_ahead of which belong to no frame, and the
+      states for the next call.
     """
     keras = import_keras()
-    tensors, before, after = {}, [], []
+    inputs = [keras.Input(tensor.shape[1:], name=tensor.name) for tensor in network.inputs]
+    tensors = {tensor.name: tensor for tensor in inputs}
+    before, after = [], []
     for layer in network.layers:
         given = layer.input if isinstance(layer.input, list) else [layer.input]
         if isinstance(layer, keras.layers.InputLayer):
-            tensors[layer.output.name] = frames = keras.Input(layer.batch_shape[1:])
             continue
-        inputs = [tensors[tensor.name] for tensor in given]
+        given = [tensors[tensor.name] for tensor in given]
         if isinstance(layer, keras.layers.ZeroPadding1D):
             n_frames = layer.padding[0]
-            before.append(keras.Input((n_frames, inputs[0].shape[-1]), dtype=inputs[0].dtype))
-            output = keras.ops.concatenate([before[-1], inputs[0]], axis=1)
+            before.append(keras.Input((n_frames, given[0].shape[-1]), dtype=given[0].dtype))
+            output = keras.ops.concatenate([before[-1], given[0]], axis=1)
             after.append(output[:, -n_frames:])
         elif layer.name == WITHOUT_LOOK_AHEAD:
-            output = inputs[0]
+            output = given[0]
         else:
-            output = layer(inputs if len(inputs) > 1 else inputs[0])
+            output = layer(given if len(given) > 1 else given[0])
         tensors[layer.output.name] = output
-    return keras.Model([frames, *before], [tensors[network.outputs[0].name], *after])
+    return keras.Model([*inputs, *before], [tensors[network.outputs[0].name], *after])
 
 
 class Layers:
@@ -176,17 +203,23 @@ class Layers:
             kernel = initializers.RandomUniform(-limit, limit, seed)
         return self("Dense", n_units, kernel_initializer=kernel, **kwargs)
 
-    def convolution(self, n_units: int, dilation: int):
-        """Make a convolution over KERNEL frames, `dilation` apart, with He's uniform weights."""
+    def convolution(self, n_units: int, n_frames: int, dilation: int):
+        """Make a convolution over some frames, `dilation` apart, with He's uniform weights."""
         kernel = import_keras().initializers.HeUniform(next(self._seeds))
         return self(
             "Conv1D",
             n_units,
-            KERNEL,
+            n_frames,
             dilation_rate=dilation,
             activation="relu",
             kernel_initializer=kernel,
         )
+
+    def delay(self, tensor, n_frames: int):
+        """Put frames of zeros before a tensor, and cut off as many at its end."""
+        if not n_frames:
+            return tensor
+        return self("Cropping1D", (0, n_frames))(self("ZeroPadding1D", (n_frames, 0))(tensor))
 
     def activation(self, tensor):
         """Apply the activation of hidden units.

@@ -138,9 +138,10 @@ def write_onnx(path: str, network, settings: Settings) -> None:
     speech, with the variance equalised, or `mask`, or both, (n_frames, n_freq); the choice that
     keep_noisy_above and keep_estimate_below describe is left to the reader.
 
-    A network with memory takes `frames` (n_frames, n_freq), any number of them, and its states
-    `state_0`, `state_1`, ..., zeros at first; it gives the mask of the frames look_ahead before,
-    and `next_state_0`, `next_state_1`, ... for the next call.
+    A network with memory takes `frames` (n_frames, n_freq), any number of them, `statistics` of the
+    frames look_ahead before, if the recipe has any, and its states `state_0`, `state_1`, ..., zeros
+    at first; it gives the masks of the frames look_ahead before, and `next_state_0`,
+    `next_state_1`, ... for the next call.
 
     The graph is built here layer by layer: Keras' own export needs another converter on each
     backend, and has none that takes these networks on PyTorch.

@@ -237,35 +237,47 @@ class NetworkRun:
         if self._states is None:
             output = outputs_inside(self._model, self._settings, frames, statistics)
         else:
-            output = self._remembering(frames)
+            output = self._remembering(frames, statistics)
         if not np.isfinite(output).all():
             raise InputError(f"{self._settings.path} outputs NaN or infinity; train it again")
         return output
 
-    def _remembering(self, frames: np.ndarray) -> np.ndarray:
+    def _remembering(self, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Run a network with memory on (n_frames + look_ahead, n_freq) frames; (n_frames, n_freq).
 
-        Frames without signal do not reach the memory and get the mask of the frame before them:
-        behind a silence the noise is still known. A network that looks ahead sees all frames.
+        Where the level is tracked, frames without signal do not reach the memory and get the mask
+        of the frame before them: behind a silence the noise is still known. A network that looks
+        ahead or knows a window around a frame sees all frames.
         """
-        scaled = self._settings.scaler.frames(frames)
-        if self._settings.recipe.input.look_ahead:
-            return self._stepped(scaled)
+        scaled, section = self._settings.scaler.frames(frames), self._settings.recipe.input
+        if section.look_ahead or not section.level_memory_s:
+            return self._stepped(scaled, statistics)
         is_heard = hold_signal(frames)
-        masks = np.concatenate([self._last_mask, self._stepped(scaled[is_heard])])
+        heard = self._stepped(scaled[is_heard], statistics[:0])
+        masks = np.concatenate([self._last_mask, heard])
         self._last_mask = masks[-1:]
         return masks[np.cumsum(is_heard)]
 
-    def _stepped(self, frames: np.ndarray) -> np.ndarray:
-        """Run the network on scaled frames, a few sizes at once; the outputs of no frame go."""
+    def _stepped(self, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+        """Run the network on scaled frames, a few sizes at once; the outputs of no frame go.
+
+        Each frame goes with the statistics around the frame look_ahead before it.
+        """
         look_ahead = self._settings.recipe.input.look_ahead
-        new, outputs, start = frames[self._n_ahead :], [frames[:0]], 0
+        n_early = look_ahead - self._n_ahead  # outputs of no frame
+        inputs = [frames[self._n_ahead :]]
+        if self._settings.recipe.input.n_statistics and len(inputs[0]):
+            scaled = self._settings.scaler.statistics(statistics[: len(frames) - look_ahead])
+            inputs.append(np.pad(scaled, ((n_early, 0), (0, 0)), mode="edge"))
+
+        outputs, start = [frames[:0]], 0
         for size in SIZES_AT_ONCE:  # few different shapes occur
-            while start + size <= len(new):
-                output, self._states = self._model.step(new[start : start + size], self._states)
+            while start + size <= len(inputs[0]):
+                part = [array[start : start + size] for array in inputs]
+                output, self._states = self._model.step(part, self._states)
                 outputs.append(output)
                 start += size
-        n_early, self._n_ahead = look_ahead - self._n_ahead, look_ahead  # outputs of no frame
+        self._n_ahead = look_ahead
         return np.concatenate(outputs)[n_early:]
 
 
@@ -277,16 +289,21 @@ class Stepwise:
     """
 
     def __init__(self, model):
-        self._model = with_states(model)
+        self._model, self._n_inputs = with_states(model), len(model.inputs)
 
     def first_states(self) -> list[np.ndarray]:
         """Return the states before the first frame."""
-        shapes = (tensor.shape[1:] for tensor in self._model.inputs[1:])
+        shapes = (tensor.shape[1:] for tensor in self._model.inputs[self._n_inputs :])
         return [np.zeros((1, *shape), np.float32) for shape in shapes]
 
-    def step(self, frames: np.ndarray, states: list) -> tuple[np.ndarray, list]:
-        """Run the network on (n_frames, n_freq) scaled frames; return outputs and new states."""
-        output, *states = self._model.predict_on_batch([frames[None], *states])
+    def step(self, inputs: list, states: list) -> tuple[np.ndarray, list]:
+        """Run the network on some frames; return outputs and new states.
+
+        Args:
+          inputs: scaled frames, (n_frames, n_freq), and statistics, if it takes any.
+          states: as first_states or the last call returned them.
+        """
+        output, *states = self._model.predict_on_batch([*(part[None] for part in inputs), *states])
         return np.asarray(import_keras().ops.convert_to_numpy(output))[0], states
 
 

@@ -19,18 +19,18 @@ class OnnxNetwork:
     """
 
     def __init__(self, session):
-        self._session = session
-        self._names = [value.name for value in session.get_inputs()]
-        self._shapes = [value.shape for value in session.get_inputs()[1:]]
+        self._session, self._inputs = session, session.get_inputs()
 
     def first_states(self) -> list[np.ndarray]:
         """Return the states before the first frame."""
-        return [np.zeros(shape, np.float32) for shape in self._shapes]
+        states = (value for value in self._inputs if value.name.startswith("state_"))
+        return [np.zeros(state.shape, np.float32) for state in states]
 
-    def step(self, frames: np.ndarray, states: list) -> tuple[np.ndarray, list]:
-        """Run the network on (n_frames, n_freq) frames; return outputs and new states."""
-        inputs = dict(zip(self._names, [frames, *states], strict=True))
-        output, *states = self._session.run(None, inputs)
+    def step(self, inputs: list, states: list) -> tuple[np.ndarray, list]:
+        """Run the network on some frames; return outputs and new states."""
+        pairs = zip(self._inputs, [*inputs, *states], strict=True)
+        feeds = {value.name: array.reshape(-1, *value.shape[1:]) for value, array in pairs}
+        output, *states = self._session.run(None, feeds)
         return output, states
 
 
@@ -74,7 +74,8 @@ def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
             f"{path} is of a recipe without memory; give the .keras file that it was exported from"
         )
     n_freq = values["n_window"] // 2 + 1
-    nothing = Scaler(np.zeros(n_freq), np.ones(n_freq), np.zeros((0, n_freq)), np.ones((0, n_freq)))
+    shape = (recipe.input.n_statistics, n_freq)
+    nothing = Scaler(np.zeros(n_freq), np.ones(n_freq), np.zeros(shape), np.ones(shape))
     settings = Settings(**values, recipe=recipe, scaler=nothing)
     settings.path = path
     check_transform(settings, path)

@@ -24,7 +24,7 @@ class PackedSequences:
       files: open HDF5 files with x and y, packed with each frame.
       ranges: for each, pairs (start, stop) of the rows of mixtures that belong to this set.
       recipe: its batch size, and the frames after a run that the network sees.
-      scaler: of the frames.
+      scaler: of frames and statistics.
       seed: of the order of the runs.
       share: of several processes each takes its part of every batch.
     """
@@ -82,20 +82,43 @@ class PackedSequences:
             yield self._batch([self._runs[number] for number in numbers])
 
     def _batch(self, runs: list[tuple]) -> tuple[list, np.ndarray]:
-        """Read some runs: frames (n_runs, n + n_after, n_freq) and targets (n_runs, n, ...)."""
-        frames = [self._read("x", *run, self._n_after)[:, 0] for run in runs]
-        targets = [self._read("y", *run, 0) for run in runs]
-        return [self.scaler.frames(np.stack(frames))], np.stack(targets)
+        """Read some runs.
 
-    def _read(
-        self, name: str, index: int, start: int, mixture: tuple[int, int], n_after: int
-    ) -> np.ndarray:
-        """Read a run and what follows it; beyond the mixture its last row is repeated."""
-        stop = min(start + SEGMENT_FRAMES + n_after, mixture[1])
-        rows = self._files[index][name][start:stop]
-        if len(rows) < SEGMENT_FRAMES:
-            rows = np.resize(rows, (SEGMENT_FRAMES, *rows.shape[1:]))
-        return rows[np.minimum(np.arange(SEGMENT_FRAMES + n_after), len(rows) - 1)]
+        Returns:
+          The inputs of network.build_network, (n_runs, n + n_after, ...) each, and targets (n_runs,
+          n, ...).
+        """
+        frames, statistics = map(np.stack, zip(*(self._seen(*run) for run in runs), strict=True))
+        inputs = [self.scaler.frames(frames)]
+        if statistics.shape[2]:
+            inputs.append(self.scaler.statistics(statistics))
+        return inputs, np.stack([self._targets(*run) for run in runs])
+
+    def _seen(self, index: int, start: int, mixture: tuple[int, int]) -> tuple:
+        """Read the frames of a run and after it, and for each the statistics n_after frames before.
+
+        Beyond the mixture its last frame and its first statistics are repeated.
+        """
+        first = max(mixture[0], start - self._n_after)
+        stop = min(start + SEGMENT_FRAMES + self._n_after, mixture[1])
+        rows = self._files[index]["x"][first:stop]
+        numbers = np.arange(SEGMENT_FRAMES + self._n_after)
+        frames = filled_up(rows[start - first :, 0])
+        frames = frames[np.minimum(numbers, len(frames) - 1)]
+        before = np.clip(numbers - self._n_after + start - first, 0, len(rows) - 1)
+        return frames, rows[before, 1:]
+
+    def _targets(self, index: int, start: int, mixture: tuple[int, int]) -> np.ndarray:
+        """Read the targets of a run."""
+        stop = min(start + SEGMENT_FRAMES, mixture[1])
+        return filled_up(self._files[index]["y"][start:stop])
+
+
+def filled_up(rows: np.ndarray) -> np.ndarray:
+    """Repeat the rows of a mixture that is shorter than a run until they fill it."""
+    if len(rows) >= SEGMENT_FRAMES:
+        return rows
+    return np.resize(rows, (SEGMENT_FRAMES, *rows.shape[1:]))
 
 
 def starts_of_runs(start: int, stop: int) -> list[int]:

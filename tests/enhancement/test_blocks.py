@@ -27,11 +27,15 @@ AUDIO = noise(130_000).astype(np.float32) * np.linspace(1, 0.1, 130_000, dtype=n
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """Models of three kinds: a window of 5 s, a memory, the peak of the recording."""
+    """Models of four kinds: a window of 5 s, a memory, both in one, the peak of the recording."""
     folder = tmp_path_factory.mktemp("models")
-    makers = {"window": make_model, "memory": make_memory_model}
-    found = {name: str(make(folder / f"{name}.keras")) for name, make in makers.items()}
-    return {**found, "peak": str(make_model(folder / "peak.keras", "xu2015"))}
+    makers = {
+        "window": make_model,
+        "memory": make_memory_model,
+        "wide": lambda path: make_memory_model(path, 9, (20, 50)),
+        "peak": lambda path: make_model(path, "xu2015"),
+    }
+    return {name: str(make(folder / f"{name}.keras")) for name, make in makers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +58,10 @@ def primed_gain(model, settings, audio):
 
 
 def joint_gains(pair):
-    """Return the gains of a window and a memory that work together, and their spectra."""
-    ways = zip((whole_gain, primed_gain), pair, strict=True)
-    return zip(*(gain_of(*model, AUDIO) for gain_of, model in ways), strict=True)
+    """Return the gains of two models that work together, and their spectra."""
+    ways = {"window": whole_gain, "memory": primed_gain}
+    gains = (ways[model[1].recipe.network.kind](*model, AUDIO) for model in pair)
+    return zip(*gains, strict=True)
 
 
 def test_the_mean_of_gains_that_are_huge_in_silence_is_finite():
@@ -72,8 +77,9 @@ def test_the_geometric_mean_of_gains():
 
 
 @pytest.mark.parametrize("sizes", [(130_000,), (20_000, 90_000, 20_000), (7000,) * 19])
-def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, sizes):
-    pair = [models["window"], models["memory"]]
+@pytest.mark.parametrize("names", [("window", "memory"), ("wide", "memory"), ("window", "wide")])
+def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, names, sizes):
+    pair = [models[name] for name in names]
     gains, spectra = joint_gains(pair)
     joint = np.sqrt(gains[0] * gains[1])
     expected = istft(joint * np.abs(spectra[0]), spectra[0], n_overlap, len(AUDIO))
@@ -86,8 +92,9 @@ def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, sizes):
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 700, PRIMING_FRAMES * N_HOP, 30_000])
-def test_recordings_shorter_than_what_comes_before_them(models, n_samples):
-    pair, audio = [models["window"], models["memory"]], AUDIO[:n_samples]
+@pytest.mark.parametrize("first", ["window", "wide"])
+def test_recordings_shorter_than_what_comes_before_them(models, first, n_samples):
+    pair, audio = [models[first], models["memory"]], AUDIO[:n_samples]
     found = enhance_with_all(pair, audio)
     assert len(found) == n_samples and np.isfinite(found).all()
     blocks = [audio[start : start + 300, None] for start in range(0, n_samples, 300)]

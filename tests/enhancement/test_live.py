@@ -192,8 +192,11 @@ def test_the_documents_show_the_example_that_is_tested():
     assert example[example.index("import json") :].rstrip() in page
 
 
-def test_a_model_that_looks_ahead_seconds_is_refused(tmp_path):
-    loaded = load_model(str(make_model(tmp_path / "m.keras")))
+@pytest.mark.parametrize("percentiles", [(), (20, 50)])
+def test_a_model_that_looks_ahead_seconds_is_refused(tmp_path, percentiles):
+    path = tmp_path / "m.keras"
+    make_memory_model(path, 3, percentiles) if percentiles else make_model(path)
+    loaded = load_model(str(path))
     with pytest.raises(InputError, match=r"m\.keras needs seconds of the future.*memory"):
         LiveEnhancer(loaded)
 

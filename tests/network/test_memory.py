@@ -17,10 +17,12 @@ from speech_enhancement.recipe import load_recipe, recipe_from_dict
 RNG = np.random.default_rng(0)
 FRAMES = RNG.standard_normal((200, 257)).astype(np.float32)
 NO_STATISTICS = np.empty((200, 0, 257), np.float32)
+STATISTICS = RNG.standard_normal((200, 2, 257)).astype(np.float32)
 
 
 def settings_of(recipe):
-    scaler = Scaler(np.full(257, 0.5), np.full(257, 2.0), np.zeros((0, 257)), np.ones((0, 257)))
+    shape = (recipe.input.n_statistics, 257)
+    scaler = Scaler(np.full(257, 0.5), np.full(257, 2.0), np.full(shape, 0.3), np.full(shape, 1.5))
     return Settings(16000, 512, 256, 1e-8, "0db", 1, recipe, scaler)
 
 
@@ -28,17 +30,33 @@ def relu(values):
     return np.maximum(values, 0)
 
 
-def numpy_memory_network(model, recipe, frames):
-    """Return the masks of (n + look_ahead, 257) frames, (n, 257), by the equations."""
+def frame(values, t):
+    """Return frame t; before the first frame all is 0."""
+    return values[t] if t >= 0 else np.zeros(values.shape[1])
+
+
+def numpy_memory_network(model, recipe, frames, statistics=None):
+    """Return the masks of (n + look_ahead, 257) frames, (n, 257), by the equations.
+
+    In the time of the masks, as the docstring has them, but that what would lie before frame
+    -look_ahead, and is not computed there, is 0.
+    """
     weights = iter([weight.astype(np.float64) for weight in model.get_weights()])
-    look_ahead = recipe.input.look_ahead
-    hidden = relu(frames @ next(weights) + next(weights))
+    look_ahead, total = recipe.input.look_ahead, len(frames)
+    hidden = frames @ next(weights) + next(weights)
+    if statistics is not None:
+        hidden = hidden + statistics @ next(weights)
+    hidden, late = relu(hidden), 0  # hidden[t] is of frame t - late
     for dilation in map(int, recipe.network.dilations):
-        kernel, bias = next(weights), next(weights)
-        past = np.concatenate([np.zeros((2 * dilation, hidden.shape[1])), hidden])
-        inner = sum(past[k * dilation :][: len(hidden)] @ kernel[k] for k in range(3))
-        hidden = hidden + relu(inner + bias) @ next(weights) + next(weights)
-    delayed = np.concatenate([np.zeros((look_ahead, 257)), frames])[: len(frames)]
+        kernel, bias, of_inner, last_bias = (next(weights) for _ in range(4))
+        n_ahead = len(kernel) - 3
+        assert n_ahead == (dilation <= look_ahead - late)
+        late += n_ahead * dilation
+        sees = [[frame(hidden, t - k * dilation) for k in range(len(kernel))] for t in range(total)]
+        inner = relu(sum(np.array(sees)[:, k] @ kernel[-1 - k] for k in range(len(kernel))) + bias)
+        before = np.array([frame(hidden, t - n_ahead * dilation) for t in range(total)])
+        hidden = before + inner @ of_inner + last_bias
+    delayed = np.array([frame(frames, t - look_ahead) for t in range(total)])
     rest = {weight.shape: weight for weight in weights}  # the order of the last layers is Keras'
     n_hidden = recipe.network.hidden_units
     of_frame, of_hidden = rest[257, n_hidden], rest[n_hidden, n_hidden]
@@ -47,12 +65,14 @@ def numpy_memory_network(model, recipe, frames):
     return mask[look_ahead:]
 
 
-@pytest.mark.parametrize("look_ahead", [0, 3])
-def test_the_network_is_its_equations(look_ahead):
-    recipe = memory_recipe(look_ahead=look_ahead)
+@pytest.mark.parametrize("look_ahead", [0, 2, 3, 9])
+@pytest.mark.parametrize("percentiles", [(), (20, 50)])
+def test_the_network_is_its_equations(look_ahead, percentiles):
+    recipe = memory_recipe(look_ahead, percentiles=percentiles)
     model = with_random_weights(build_network(recipe, 257, 0))
-    expected = numpy_memory_network(model, recipe, FRAMES.astype(np.float64))
-    found = np.asarray(model.predict_on_batch(FRAMES[None]))[0]
+    inputs = [FRAMES, *([STATISTICS.reshape(200, -1)] if percentiles else [])]
+    expected = numpy_memory_network(model, recipe, *(part.astype(np.float64) for part in inputs))
+    found = np.asarray(model.predict_on_batch([part[None] for part in inputs]))[0]
     assert found.shape == (200 - look_ahead, 257) and np.std(expected) > 0.05
     # Sums of some hundred terms of order 1 in single precision, through a sigmoid of slope 1/4.
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -78,13 +98,17 @@ def test_bfloat16_is_close_and_keeps_weights_and_output_in_float32():
 
 
 @pytest.mark.parametrize("look_ahead", [0, 3])
+@pytest.mark.parametrize("percentiles", [(), (20, 50)])
 @pytest.mark.parametrize("road", ["keras", "onnx"])
-def test_frames_in_parts_give_the_masks_of_the_whole(tmp_path, look_ahead, road):
-    recipe = memory_recipe(look_ahead=look_ahead)
+def test_frames_in_parts_give_the_masks_of_the_whole(tmp_path, look_ahead, percentiles, road):
+    recipe = memory_recipe(look_ahead, percentiles=percentiles)
     settings = settings_of(recipe)
     model = with_random_weights(build_network(recipe, 257, 0))
-    scaled = settings.scaler.frames(FRAMES)
-    whole = np.asarray(model.predict_on_batch(scaled[None]))[0]
+    statistics, inputs = STATISTICS[:, : len(percentiles)], [settings.scaler.frames(FRAMES)[None]]
+    if percentiles:  # each goes with the frame look_ahead later
+        seen = statistics[np.maximum(np.arange(200) - look_ahead, 0)]
+        inputs.append(settings.scaler.statistics(seen)[None])
+    whole = np.asarray(model.predict_on_batch(inputs))[0]
     if road == "onnx":
         pytest.importorskip("onnxruntime")
         write_onnx(str(tmp_path / "m.onnx"), model, settings)
@@ -93,7 +117,7 @@ def test_frames_in_parts_give_the_masks_of_the_whole(tmp_path, look_ahead, road)
     run, found, start = NetworkRun(model, settings), [], 0
     for n_frames in (1, 2, 40, 1, len(whole) - 44):
         part = FRAMES[start : start + n_frames + look_ahead]
-        found.append(run.add(part, NO_STATISTICS))
+        found.append(run.add(part, statistics[start:]))
         start += n_frames
     assert [len(part) for part in found] == [1, 2, 40, 1, len(whole) - 44]
     np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-5)  # single precision
@@ -207,7 +231,10 @@ def test_the_live_recipe_needs_no_frame_of_the_future():
     "section, changes, message",
     [
         ("input", {"n_concat": 3}, "n_concat 1"),
-        ("input", {"level_memory_s": 0.0}, "level_memory_s above 0"),
+        ("input", {"level_memory_s": 0.0}, "either level_memory_s, or level_window_s"),
+        ("input", {"level_window_s": 5.0}, "either level_memory_s, or level_window_s"),
+        ("input", {"noise_estimate": "percentiles", "percentiles": [20]}, "from 5 to 10 s"),
+        ("input", {"noise_estimate": "first_frames"}, "either level_memory_s, or level_window_s"),
         ("network", {"dilations": []}, "dilations of 1 frame or more"),
         ("network", {"dilations": [1, 0.5]}, "dilations of 1 frame or more"),
         ("network", {"kind": "window"}, 'for networks of the kind "memory"'),

@@ -13,14 +13,15 @@ from speech_enhancement.training.packed_sequences import PackedSequences, starts
 
 
 class FakeFile(dict):
-    """An open data.h5 whose row r holds the number r."""
+    """An open data.h5 whose row r holds the number r; statistics are 1000 and 2000 more."""
 
     filename = "data.h5"
 
-    def __init__(self, n_rows, first_rows=(0,), n_hop=1):
+    def __init__(self, n_rows, first_rows=(0,), n_hop=1, n_statistics=0):
         rows = np.arange(n_rows, dtype=np.float32)
-        x = np.broadcast_to(rows[:, None, None], (n_rows, 1, 257))
-        super().__init__(x=x, y=np.repeat(x, 2, axis=1), first_rows=np.array(first_rows))
+        x = rows[:, None, None] + 1000 * np.arange(1 + n_statistics)[:, None] + np.zeros(257)
+        y = np.repeat(x[:, :1], 2, axis=1)
+        super().__init__(x=x, y=y, first_rows=np.array(first_rows))
         self.attrs = {"n_hop": n_hop}
 
 
@@ -85,6 +86,22 @@ def test_frames_ahead_are_those_that_follow_and_repeat_the_last_at_the_end():
     np.testing.assert_array_equal(frames[0], np.arange(315))
     np.testing.assert_array_equal(frames[2, -5:], [698, 699, 699, 699, 699])
     np.testing.assert_array_equal(targets[2], np.arange(388, 700))
+
+
+def test_each_frame_goes_with_the_statistics_as_many_frames_before_as_the_network_looks_ahead():
+    shape = (2, 257)
+    scaler = Scaler(np.zeros(257), np.ones(257), np.full(shape, 500), np.full(shape, 2))
+    recipe, file = memory_recipe(3, percentiles=(20, 50)), FakeFile(900, n_statistics=2)
+    batches = PackedSequences([file], [[(100, 800), (800, 900)]], recipe, scaler).sample()
+    (frames, statistics), targets = next(batches)
+    assert statistics.shape == (4, 315, 514) and targets.shape == (4, 312, 2, 257)
+    found = 2 * statistics[:, :, [0, 256, 257, 513]] + 500
+    of_run = [np.maximum(np.arange(start - 3, start + 312), 100) for start in (100, 412, 488)]
+    of_short = 800 + np.clip(np.arange(-3, 312), 0, 99)
+    expected = np.stack([*of_run, of_short])[:, :, None] + [1000, 1000, 2000, 2000]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(frames[1, :, 0], np.arange(412, 412 + 315))
+    np.testing.assert_array_equal(targets[1, :, 0, 0], np.arange(412, 412 + 312))
 
 
 def test_a_short_mixture_is_repeated():
