@@ -1,13 +1,15 @@
 """Beginning a training with the weights of a model instead of random ones."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
 
 from speech_enhancement.errors import InputError
+from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.network import load_model
 from speech_enhancement.network_input import Scaler
-from speech_enhancement.recipe import Recipe, flat
+from speech_enhancement.recipe import Input, Recipe, flat
 from speech_enhancement.training.packed_batches import TrainingData
 
 FREE = ("[network] dropout", "[network] input_dropout")  # no weight depends on them
@@ -17,10 +19,12 @@ def weights_of_model(path: str, recipe: Recipe, data: TrainingData) -> list[np.n
     """Read the weights to begin with, and let the training see its data as the model does.
 
     The scaler of the model takes the place of the data's own, because the weights were made for it.
+    A network with memory may see more than that of the model: frames ahead, or percentiles of a
+    window, whose level is subtracted then. What is new has the weights 0.
 
     Args:
       path: of a model that train or `export --format float16` wrote.
-      recipe: of the training; its network is that of the model.
+      recipe: of the training; its network is that of the model, or sees more.
       data: its scalers are replaced, and what it is made from tells of the model.
     Returns:
       The weights, in Keras' order.
@@ -29,7 +33,8 @@ def weights_of_model(path: str, recipe: Recipe, data: TrainingData) -> list[np.n
         else than the recipe's.
     """
     model, settings = load_model(path)
-    its, ours = shape_of(settings.recipe), shape_of(recipe)
+    its = shape_of(settings.recipe)
+    ours = shape_of(without_more(recipe, settings.recipe.input))
     differences = [
         f"{name} {its[name]}, now {ours[name]}" for name in ours if its[name] != ours[name]
     ]
@@ -43,7 +48,38 @@ def weights_of_model(path: str, recipe: Recipe, data: TrainingData) -> list[np.n
     digest = hashlib.sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()
     data.made_from["first weights"] = f"those of a model, {digest[:12]}"
     take_scaler(data, settings.scaler)
-    return weights
+    return widened(weights, recipe, len(settings.scaler.mean))
+
+
+def without_more(recipe: Recipe, its: Input) -> Recipe:
+    """Return a recipe with memory without what it sees more than a model that sees the past alone.
+
+    Args:
+      recipe: of the training.
+      its: the section [input] of the model.
+    """
+    if recipe.network.kind != "memory" or its.look_ahead or its.n_statistics:
+        return recipe
+    ours = dataclasses.replace(recipe.input, look_ahead=0)
+    if ours.n_statistics:
+        names = ("level_window_s", "level_memory_s", "noise_estimate", "percentiles")
+        ours = dataclasses.replace(ours, **{name: getattr(its, name) for name in names})
+    return dataclasses.replace(recipe, input=ours)
+
+
+def widened(weights: list[np.ndarray], recipe: Recipe, n_freq: int) -> list[np.ndarray]:
+    """Return weights for the network of a recipe: those given, and 0 for what it sees more.
+
+    Frames ahead are the last in the kernel of a convolution; the weights of statistics follow those
+    of the frames.
+    """
+    shapes = [weight.shape for weight in build_network(recipe, n_freq, 0).get_weights()]
+    if len(shapes) == len(weights) + 1:
+        weights = [*weights[:2], np.zeros(shapes[2], np.float32), *weights[2:]]
+    wide = [np.zeros(shape, np.float32) for shape in shapes]
+    for new, old in zip(wide, weights, strict=True):
+        new[: len(old)] = old
+    return wide
 
 
 def shape_of(recipe: Recipe) -> dict:
@@ -54,9 +90,13 @@ def shape_of(recipe: Recipe) -> dict:
 
 
 def take_scaler(data: TrainingData, scaler: Scaler) -> None:
-    """Put a model's scaler in place of those of all that a training reads."""
+    """Put a model's scaler in place of those of all that a training reads.
+
+    Of statistics that the model does not see the data's own stays.
+    """
+    its = scaler if scaler.statistics_mean.size else data.scaler  # a model may have no statistics
     shape = (-1, len(scaler.mean))  # a file does not keep that of no statistics
-    rows = (scaler.statistics_mean.reshape(shape), scaler.statistics_std.reshape(shape))
+    rows = (its.statistics_mean.reshape(shape), its.statistics_std.reshape(shape))
     data.scaler = scaler = Scaler(scaler.mean, scaler.std, *rows)
     for source in (data.trained_on, *data.evaluated.values()):
         source.scaler = scaler

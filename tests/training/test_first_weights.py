@@ -1,5 +1,6 @@
 """Beginning with the weights of a model: to adapt it to other data."""
 
+import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -14,8 +15,12 @@ from conftest import (
     train,
     write_recipe,
 )
+from small_models import make_memory_model, memory_recipe
 
+from speech_enhancement.errors import InputError
+from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.network import load_model
+from speech_enhancement.network_input import Scaler
 from speech_enhancement.training.first_weights import weights_of_model
 from speech_enhancement.training.packed_batches import TrainingData
 from speech_enhancement.workspace import model_path
@@ -94,7 +99,9 @@ def test_a_model_of_another_shape_is_refused(adapted, tmp_path, capsys):
 def test_all_that_a_training_reads_is_scaled_as_for_the_model(adapted):
     model, _, _ = adapted
     trained_on, evaluated = SimpleNamespace(scaler=None), SimpleNamespace(scaler=None)
-    data = TrainingData(trained_on, {"te_loss": evaluated}, None, {})
+    nothing = np.zeros((0, 257))
+    scaler = Scaler(np.zeros(257), np.ones(257), nothing, nothing)
+    data = TrainingData(trained_on, {"te_loss": evaluated}, scaler, {})
     network, settings = load_model(model)
     weights = weights_of_model(model, settings.recipe, data)
     for scaler in (data.scaler, trained_on.scaler, evaluated.scaler):
@@ -117,3 +124,58 @@ def test_on_the_fly_the_average_begins_there_too(test_set, tmp_path, name):
     pairs = (load_model(str(path))[0] for path in (model, path.with_name("md_2iters.keras")))
     for old, new in zip(*(network.get_weights() for network in pairs), strict=True):
         np.testing.assert_array_equal(new, old)
+
+
+# --- Networks that see more than the model ---
+
+
+def data_with_scaler():
+    """Return training data with a scaler of its own, for two statistics."""
+    rng, shape = np.random.default_rng(1), (2, 257)
+    scaler = Scaler(*rng.random((2, 257)), rng.random(shape), rng.random(shape))
+    return TrainingData(SimpleNamespace(), {"te_loss": SimpleNamespace()}, scaler, {})
+
+
+@pytest.mark.parametrize("percentiles", [(), (20, 50)])
+@pytest.mark.parametrize("look_ahead", [0, 3, 7])
+def test_what_a_network_sees_more_has_no_weight_at_first(tmp_path, look_ahead, percentiles):
+    model, settings = load_model(str(make_memory_model(tmp_path / "m.keras")))
+    recipe, data = memory_recipe(look_ahead, percentiles=percentiles), data_with_scaler()
+    wide = build_network(recipe, 257, 0)
+    wide.set_weights(weights_of_model(str(tmp_path / "m.keras"), recipe, data))
+
+    frames = np.random.default_rng(0).standard_normal((1, 90, 257)).astype(np.float32)
+    inputs = [frames, *([np.ones((1, 1, 2 * 257), np.float32)] if percentiles else [])]
+    expected, found = (
+        np.asarray(net.predict_on_batch(x)) for net, x in ((model, frames), (wide, inputs))
+    )
+    # What lies before the first frame is not 0 in layers that look ahead. 14 frames before a frame
+    # and as many as that are ahead of it, the outputs know nothing of it.
+    n = 14 + look_ahead
+    np.testing.assert_allclose(found[:, n:], expected[:, n : 90 - look_ahead], atol=1e-5)
+
+    np.testing.assert_array_equal(data.scaler.mean, settings.scaler.mean)
+    kept = data_with_scaler().scaler
+    np.testing.assert_array_equal(data.scaler.statistics_std, kept.statistics_std)
+    np.testing.assert_array_equal(data.trained_on.scaler.statistics_mean, kept.statistics_mean)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"level_memory_s": 1.0}, "level_memory_s 3.0, now 1.0"),
+        ({"look_ahead": 3, "floor_db": 1.0}, "floor_db 0.0, now 1.0"),
+    ],
+)
+def test_a_network_that_sees_something_else_is_refused(tmp_path, changes, found):
+    path, content = make_memory_model(tmp_path / "m.keras"), memory_recipe()
+    recipe = dataclasses.replace(content, input=dataclasses.replace(content.input, **changes))
+    with pytest.raises(InputError, match=rf"m\.keras has a network with \[input\] {found}: give"):
+        weights_of_model(str(path), recipe, data_with_scaler())
+
+
+def test_a_network_that_sees_less_or_other_frames_ahead_is_refused(tmp_path):
+    path = str(make_memory_model(tmp_path / "m.keras", look_ahead=3))
+    for look_ahead in (0, 2, 7):
+        with pytest.raises(InputError, match=f"look_ahead 3, now {look_ahead}: give"):
+            weights_of_model(path, memory_recipe(look_ahead), data_with_scaler())
