@@ -65,7 +65,7 @@ def numpy_memory_network(model, recipe, frames, statistics=None):
     return mask[look_ahead:]
 
 
-@pytest.mark.parametrize("look_ahead", [0, 2, 3, 9])
+@pytest.mark.parametrize("look_ahead", [0, 2, 6, 7])
 @pytest.mark.parametrize("percentiles", [(), (20, 50)])
 def test_the_network_is_its_equations(look_ahead, percentiles):
     recipe = memory_recipe(look_ahead, percentiles=percentiles)
