@@ -17,6 +17,7 @@ from speech_enhancement.recipe import load_recipe, recipe_from_dict
 RNG = np.random.default_rng(0)
 FRAMES = RNG.standard_normal((200, 257)).astype(np.float32)
 NO_STATISTICS = np.empty((200, 0, 257), np.float32)
+PERCENTILES = {"noise_estimate": "percentiles", "percentiles": [20]}
 STATISTICS = RNG.standard_normal((200, 2, 257)).astype(np.float32)
 
 
@@ -233,7 +234,12 @@ def test_the_live_recipe_needs_no_frame_of_the_future():
         ("input", {"n_concat": 3}, "n_concat 1"),
         ("input", {"level_memory_s": 0.0}, "either level_memory_s, or level_window_s"),
         ("input", {"level_window_s": 5.0}, "either level_memory_s, or level_window_s"),
-        ("input", {"noise_estimate": "percentiles", "percentiles": [20]}, "from 5 to 10 s"),
+        ("input", PERCENTILES, "from 5 to 10 s"),
+        (
+            "input",
+            {**PERCENTILES, "level_window_s": 5.0},
+            "either level_memory_s, or level_window_s",
+        ),
         ("input", {"noise_estimate": "first_frames"}, "either level_memory_s, or level_window_s"),
         ("network", {"dilations": []}, "dilations of 1 frame or more"),
         ("network", {"dilations": [1, 0.5]}, "dilations of 1 frame or more"),
