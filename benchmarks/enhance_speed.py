@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         print_head(f"system, {n_cores()} cores", "real-time factor", "ratio to log-MMSE")
         print_row("log-MMSE, one core", f"{baseline:.4f}", "1")
         for name, models in (
-            ("the two models that ship", [load_model(path) for path in SHIPPED_TOGETHER]),
+            ("the two models for files", [load_model(path) for path in SHIPPED_TOGETHER]),
             ("the first of them", [load_model(SHIPPED_MODEL)]),
             ("2048-unit network", [original_model()]),
         ):

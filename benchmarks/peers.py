@@ -160,18 +160,23 @@ def with_our_live_model(audio: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def shipped_models() -> list[tuple]:
-    """Load the two models that ship."""
+    """Load the two models that ship for files."""
     return [load_model(path) for path in SHIPPED_TOGETHER]
 
 
 def with_ours(audio: np.ndarray) -> np.ndarray:
-    """Enhance as `enhance` does files, with the two models that ship."""
+    """Enhance as `enhance` does files, with the two models that ship for them."""
     return enhance_with_all(shipped_models(), audio)
 
 
 def with_our_window_model(audio: np.ndarray) -> np.ndarray:
     """Enhance with the first of the two alone, the window network."""
     return enhance_with_all(shipped_models()[:1], audio)
+
+
+def with_our_look_ahead_model(audio: np.ndarray) -> np.ndarray:
+    """Enhance with the second of the two alone, the network with memory that looks ahead."""
+    return enhance_with_all(shipped_models()[1:], audio)
 
 
 @functools.cache
@@ -191,6 +196,7 @@ PEERS = {
     "dtln": with_dtln,
     "our live model": with_our_live_model,
     "our window model": with_our_window_model,
+    "our look-ahead model": with_our_look_ahead_model,
     "ours": with_ours,
 }
 WARM = " warm"  # at the end of a system's name

@@ -145,7 +145,7 @@ def test_files_and_pipes_with_several_models(paths, models, tmp_path):
 def test_files_are_cleaned_by_both_models_that_ship(tmp_path):
     soundfile.write(tmp_path / "a.wav", AUDIO, 16000, subtype="FLOAT")
     assert run("main_dnn", "enhance", tmp_path / "a.wav", "--output_dir", tmp_path / "out") == 0
-    names = ("model.keras", "live.keras")
+    names = ("model.keras", "ahead.keras")
     shipped = [load_model(str(ROOT / "pretrained" / name)) for name in names]
     expected = enhance_with_all(shipped, AUDIO)
     np.testing.assert_allclose(read_audio(str(tmp_path / "out/a.wav")), expected, atol=1e-6)

@@ -15,7 +15,7 @@ from test_bad_input import small_disk  # noqa: F401 (a fixture)
 from config import sample_rate
 from speech_enhancement.data.audio_files import list_audio, read_audio
 from speech_enhancement.data.mixtures import read_mixtures
-from speech_enhancement.enhancement.enhance import SHIPPED_MODEL
+from speech_enhancement.enhancement.enhance import SHIPPED_TOGETHER
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, enhance_audio
 from speech_enhancement.enhancement.recordings import limited
 from speech_enhancement.enhancement.sample_rates import TopGain, enhanced_at_rate
@@ -256,8 +256,8 @@ def test_the_attenuation_has_its_limit(tmp_path):
 # --- The model that ships ---------------------------------------------------------------------
 
 
-def test_the_shipped_model_is_small_and_makes_speech_clearer(prepared, tmp_path):
-    assert os.path.getsize(SHIPPED_MODEL) <= 10e6
+def test_the_shipped_models_are_small_and_make_speech_clearer(prepared, tmp_path):
+    assert all(os.path.getsize(path) <= 10e6 for path in SHIPPED_TOGETHER)
     mixtures = read_mixtures(str(prepared), "test")
     waves = [mixed_audio_path(str(prepared), "test", 0, mixture.name) for mixture in mixtures]
     assert enhance(*waves, "--output_dir", tmp_path) == 0
