@@ -19,6 +19,7 @@ recipe, every = about["recipe"]["input"], about["frames_per_estimate"]
 epsilon = about["log_epsilon"]
 wave, rate = soundfile.read(sys.argv[2])
 assert rate == about["sample_rate"] and wave.ndim == 1 and recipe["noise_estimate"] == "percentiles"
+assert about["recipe"]["network"]["kind"] == "window"
 
 n_window, n_hop = about["n_window"], about["n_window"] - about["n_overlap"]
 padded = np.pad(wave, (0, max(n_window - len(wave), -(len(wave) - n_window) % n_hop)))

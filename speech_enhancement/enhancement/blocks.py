@@ -107,7 +107,7 @@ def _estimated(
 def are_primed(models: Models) -> list[bool]:
     """Return which models hear the first second twice: those with memory, where there are several.
 
-    One alone does not: its result is the same live.
+    One alone does not, so that the result of a live model is the same live.
     """
     return [len(models) > 1 and settings.recipe.network.kind == "memory" for _, settings in models]
 
@@ -115,7 +115,7 @@ def are_primed(models: Models) -> list[bool]:
 class PrimedStream:
     """A FeatureStream that begins with the first second of the recording, mirrored.
 
-    A network with memory knows nothing of noise and level at first. What it hears before the
+    A network with memory has heard nothing at first. What it hears before the
     recording begins is much like the beginning, and joins it without a jump.
 
     Args:

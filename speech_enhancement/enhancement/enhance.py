@@ -69,7 +69,7 @@ def enhance_live(
 
     Args:
       inputs: "-" alone for standard input to standard output; none for microphone to loudspeaker.
-      model: a model of a recipe with memory that train saved or export wrote for ONNX.
+      model: one that tracks the level (level_memory_s), which train saved or export wrote for ONNX.
       attenuation_limit: as of enhance.
       rate: of raw samples from standard input, in Hz; None if a WAV comes.
       devices: microphone and loudspeaker, number or name; None for the system's.

@@ -32,7 +32,8 @@ def enhance_stream(models: Models, smallest_gain: float) -> None:
     """Enhance a WAV that comes from standard input, and write it to standard output while it comes.
 
     With the recipe `default` the first samples come out after 5.5 s; then the stream is 3.6 s
-    behind, because the noise is judged by what comes before and after.
+    behind, because the noise is judged by what comes before and after. With the two models that
+    ship it is 4.1 s.
 
     Raises:
       InputError: no WAV comes in.

@@ -1,4 +1,4 @@
-"""The networks that a recipe can choose: windows of frames, or a memory of the frames so far."""
+"""The networks that a recipe can choose: over a window of frames, or with a memory of frames."""
 
 import numpy as np
 
@@ -84,11 +84,11 @@ def memory_network(make: "Layers", recipe: Recipe, n_freq: int) -> tuple[list, o
         m_t   = sigmoid(M relu(B h_(t + r)^L + C x_t + b) + m)
 
     where m_t is the mask of frame t. See blocks_ahead for a_l and r; without look_ahead all are 0,
-    and the network is causal. What lies before the first frame is 0 in every layer. Here a layer
-    that looks ahead is one that is late: it pads with zeros before its first frame, and the last
-    layer cuts off the outputs that belong to no frame. These zeros are what a stream replaces by
-    the frames before; see with_states. W^l and w^l are 0 at first, so that all blocks begin as if
-    they were not there.
+    and the network is causal. What lies before the first frame is 0 in every layer; but a layer
+    that is late because of blocks that look ahead computes so many frames before the first, too.
+    The last layer cuts off the outputs that belong to no frame. The padding with zeros is what a
+    stream replaces by the frames before; see with_states. W^l and w^l are 0 at first, so that all
+    blocks begin as if they were not there.
 
     Args:
       make: makes the layers.

@@ -140,8 +140,8 @@ def write_onnx(path: str, network, settings: Settings) -> None:
 
     A network with memory takes `frames` (n_frames, n_freq), any number of them, `statistics` of the
     frames look_ahead before, if the recipe has any, and its states `state_0`, `state_1`, ..., zeros
-    at first; it gives the masks of the frames look_ahead before, and `next_state_0`,
-    `next_state_1`, ... for the next call.
+    at first; it gives the masks of the frames look_ahead before, so that the first look_ahead of
+    all belong to no frame, and `next_state_0`, `next_state_1`, ... for the next call.
 
     The graph is built here layer by layer: Keras' own export needs another converter on each
     backend, and has none that takes these networks on PyTorch.

@@ -19,8 +19,9 @@ def weights_of_model(path: str, recipe: Recipe, data: TrainingData) -> list[np.n
     """Read the weights to begin with, and let the training see its data as the model does.
 
     The scaler of the model takes the place of the data's own, because the weights were made for it.
-    A network with memory may see more than that of the model: frames ahead, or percentiles of a
-    window, whose level is subtracted then. What is new has the weights 0.
+    A network with memory may see more than that of the model, if this sees the past alone: frames
+    ahead, or percentiles of a window, whose level is subtracted then. What is new has the weights
+    0.
 
     Args:
       path: of a model that train or `export --format float16` wrote.
@@ -48,7 +49,14 @@ def weights_of_model(path: str, recipe: Recipe, data: TrainingData) -> list[np.n
     digest = hashlib.sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()
     data.made_from["first weights"] = f"those of a model, {digest[:12]}"
     take_scaler(data, settings.scaler)
-    return widened(weights, recipe, len(settings.scaler.mean))
+    wide = widened(weights, recipe, len(settings.scaler.mean))
+    changed = [new.shape for new in wide] != [old.shape for old in weights]
+    if changed and recipe.input == settings.recipe.input:
+        raise InputError(
+            f"{path} has weights of other shapes than its recipe asks for: an earlier version made "
+            "it; train without --initial_model"
+        )
+    return wide
 
 
 def without_more(recipe: Recipe, its: Input) -> Recipe:

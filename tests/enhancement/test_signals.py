@@ -217,8 +217,8 @@ def test_the_band_is_found_with_another_transform():
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 12000, 14000])
-@pytest.mark.parametrize("n_models, most", [(1, 1), (2, 1.5)])
-def test_a_lower_sample_rate_costs_little(shipped, speech, mixture, rate, n_models, most):
+@pytest.mark.parametrize("n_models", [1, 2])
+def test_a_lower_sample_rate_costs_little(shipped, speech, mixture, rate, n_models):
     def low(audio):
         return soxr.resample(audio, 16000, rate)
 
@@ -226,9 +226,8 @@ def test_a_lower_sample_rate_costs_little(shipped, speech, mixture, rate, n_mode
     found = np.concatenate(list(enhanced_at_rate(models, blocks, rate, 1, 0.0)))[:, 0]
     expected = low(enhance_with_all(models, mixture))[: len(found)]
     reference = low(speech)[: len(found)]
-    # 2 to 3 dB where the empty part of the band is taken for the absence of noise, as the second
-    # model does.
-    assert si_sdr(reference, found) > si_sdr(reference, expected) - most
+    # 2 to 3 dB where the empty part of the band is taken for the absence of noise.
+    assert si_sdr(reference, found) > si_sdr(reference, expected) - 1
 
 
 # --- All roads ------------------------------------------------------------------------------------

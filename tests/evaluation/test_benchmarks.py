@@ -268,7 +268,7 @@ def test_enhance_speed_prints_four_systems(logmmse, monkeypatch, capsys):
     names = [row[0] for row in rows if "---" not in row[0]]
     assert names == [
         "log-MMSE, one core",
-        "`enhance`, the two models that ship",
+        "`enhance`, the two models for files",
         "`enhance`, the first of them",
         "`enhance`, 2048-unit network",
     ]

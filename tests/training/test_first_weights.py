@@ -18,6 +18,7 @@ from conftest import (
 from small_models import make_memory_model, memory_recipe
 
 from speech_enhancement.errors import InputError
+from speech_enhancement.network import architectures
 from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.network import load_model
 from speech_enhancement.network_input import Scaler
@@ -179,3 +180,11 @@ def test_a_network_that_sees_less_or_other_frames_ahead_is_refused(tmp_path):
     for look_ahead in (0, 2, 7):
         with pytest.raises(InputError, match=f"look_ahead 3, now {look_ahead}: give"):
             weights_of_model(path, memory_recipe(look_ahead), data_with_scaler())
+
+
+def test_a_model_of_earlier_blocks_that_did_not_look_ahead_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(architectures, "blocks_ahead", lambda recipe: [(d, False) for d in (1, 2, 4)])
+        path = str(make_memory_model(tmp_path / "old.keras", look_ahead=3))
+    with pytest.raises(InputError, match=r"old\.keras has weights of other shapes"):
+        weights_of_model(path, memory_recipe(3), data_with_scaler())
