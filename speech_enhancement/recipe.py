@@ -161,11 +161,11 @@ def recipe_from_dict(content: dict, path: str) -> Recipe:
             for name in content
         }
     )
-    _check_input(recipe.input, f"{path} [input]")
     if recipe.network.kind == "memory":
         _check_memory(recipe, path)
     else:
         _check_window(recipe, path)
+    _check_input(recipe.input, f"{path} [input]")
     if (recipe.target.output == "mask") != (recipe.target.loss == "compressed_magnitude"):
         raise InputError(
             f"{path} [target]: output mask and loss compressed_magnitude go together; fix it"

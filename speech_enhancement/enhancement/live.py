@@ -20,7 +20,7 @@ BETA = 6.0  # of their Kaiser window: what lies above the band falls by 60 dB
 
 
 class LiveEnhancer:
-    """Cleans one or several channels as they come, each alone, with a network with memory.
+    """Cleans one or several channels as they come, each alone, with a network like that of `live`.
 
         live = LiveEnhancer("pretrained/live.keras", rate=48000)
         while True:

@@ -234,7 +234,12 @@ def test_the_live_recipe_needs_no_frame_of_the_future():
         ("input", {"n_concat": 3}, "n_concat 1"),
         ("input", {"level_memory_s": 0.0}, "either level_memory_s, or level_window_s"),
         ("input", {"level_window_s": 5.0}, "either level_memory_s, or level_window_s"),
-        ("input", PERCENTILES, "from 5 to 10 s"),
+        ("input", PERCENTILES, "either level_memory_s, or level_window_s"),
+        (
+            "input",
+            {**PERCENTILES, "level_memory_s": 0.0, "level_window_s": 2.0},
+            "a level_window_s from 5 to 10 s",
+        ),
         (
             "input",
             {**PERCENTILES, "level_window_s": 5.0},

@@ -188,3 +188,28 @@ def test_a_model_of_earlier_blocks_that_did_not_look_ahead_is_refused(tmp_path, 
         path = str(make_memory_model(tmp_path / "old.keras", look_ahead=3))
     with pytest.raises(InputError, match=r"old\.keras has weights of other shapes"):
         weights_of_model(path, memory_recipe(3), data_with_scaler())
+
+
+def test_a_live_model_becomes_one_that_looks_ahead(test_set, tmp_path):
+    workspace = shutil.copytree(test_set, tmp_path / "w")
+    live = write_recipe(tmp_path / "live.toml", "live", batch_size=312, memory_units=16)
+    assert pack(workspace, "test", 0, "--recipe", live, "--n_hop", 1) == 0
+    flags = on_the_fly_flags(workspace, live)
+    assert run("main_dnn", "train", *flags, "--n_iterations", 1) == 0
+    (path,) = workspace.glob("models/*/md_1iters.keras")
+    first = shutil.copy(path, tmp_path / "first.keras")
+
+    more = 'look_ahead = 7\nlevel_window_s = 5.0\nnoise_estimate = "percentiles"\n'
+    wide = tmp_path / "wide.toml"
+    wide.write_text(live.read_text().replace("level_memory_s = 3.0", more + "percentiles = [20]"))
+    assert pack(workspace, "test", 0, "--recipe", wide, "--n_hop", 1) == 0
+    flags = on_the_fly_flags(workspace, wide)
+    assert run("main_dnn", "train", *flags, "--n_iterations", 2, "--initial_model", first) == 0
+    (path,) = workspace.glob("models/*/md_2iters.keras")
+    network, settings = load_model(str(path))
+    assert settings.recipe.input.look_ahead == 7 and settings.scaler.statistics_mean.shape[0] == 1
+    assert network.count_params() > load_model(str(first))[0].count_params()
+    assert read_stats(workspace, path.parent.name)[0][2] > 0  # of data.h5, which has statistics
+    assert (
+        run("main_dnn", "inference", "--workspace", workspace, *flags[2:4], "--iteration", 2) == 0
+    )
