@@ -49,10 +49,13 @@ def write_state(
 
 
 def read_state(
-    path: str, facts: dict, scaler: Scaler, n_variables: int
+    path: str, facts: dict, scaler: Scaler, shapes: list[tuple]
 ) -> tuple[dict, int, list[dict], list[np.ndarray]]:
     """Read the state of a training, after a check that it is the one to continue.
 
+    Args:
+      path, facts, scaler: as of write_state, of the training that is to go on.
+      shapes: of its variables.
     Returns:
       facts, iteration, stats and variables, as of write_state.
     Raises:
@@ -69,12 +72,14 @@ def read_state(
     ]
 
     scaler_names = [f"scaler_{field.name}" for field in dataclasses.fields(Scaler)]
-    names = [f"variable_{number}" for number in range(n_variables)]
+    names = [f"variable_{number}" for number in range(len(shapes))]
     if not differences:
         found = read_npz(path, ("iteration", "stats", "columns", *scaler_names, *names), made_by)
         pairs = zip(scaler_names, dataclasses.astuple(scaler), strict=True)
         if not all(np.allclose(found[name], now, 0, SAME_SCALER) for name, now in pairs):
             differences = ["mean and deviation of its data, so these are other data"]
+        elif [np.shape(found[name]) for name in names] != shapes:
+            differences = ["weights of other shapes, so an earlier version made it"]
     if differences:
         raise InputError(
             f"{path} is of a training with {'; '.join(differences[:4])}"

@@ -236,7 +236,7 @@ class Training:
         path = training_state_path(self.options.workspace, self.name)
         variables = self.variables()
         before, iteration, self.stats, arrays = read_state(
-            path, self.facts, self.data.scaler, len(variables)
+            path, self.facts, self.data.scaler, [tuple(variable.shape) for variable in variables]
         )
         n_before, n_iterations = before[MAY_GROW], self.recipe.training.n_iterations
         if iteration > n_iterations:

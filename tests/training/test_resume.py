@@ -30,8 +30,11 @@ from conftest import (
 )
 
 from speech_enhancement.errors import InputError
+from speech_enhancement.network_input import Scaler
+from speech_enhancement.recipe import Recipe, flat
 from speech_enhancement.training.devices import Share
 from speech_enhancement.training.on_the_fly import MixtureStream
+from speech_enhancement.training.state import read_state, write_state
 from speech_enhancement.training.training import noted_signals
 from speech_enhancement.workspace import model_path, training_stats_path
 
@@ -267,3 +270,14 @@ def test_the_state_is_saved_when_the_data_give_out(test_set, tmp_path, monkeypat
     assert "speech/a.wav is damaged" in capsys.readouterr().err
     with np.load(workspace / "models" / DEFAULT / "state.npz") as state:
         assert state["iteration"] == 1
+
+
+def test_a_state_with_weights_of_other_shapes_is_refused(tmp_path):
+    path, facts, none = str(tmp_path / "state.npz"), flat(Recipe()), np.zeros((0, 257))
+    scaler = Scaler(np.zeros(257), np.ones(257), none, none)
+    write_state(path, facts, scaler, 3, [{"iteration": 3, "tr_loss": 0.5}], [np.ones((3, 2))])
+    _, iteration, stats, (weights,) = read_state(path, facts, scaler, [(3, 2)])
+    assert (iteration, stats, weights.sum()) == (3, [{"iteration": 3, "tr_loss": 0.5}], 6)
+    for shape in ((4, 2), (2, 3), (3, 2, 1)):
+        with pytest.raises(InputError, match="weights of other shapes, so an earlier version"):
+            read_state(path, facts, scaler, [shape])
