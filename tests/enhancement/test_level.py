@@ -135,9 +135,9 @@ class RecorderWithMemory(Recorder):
     def first_states(self):
         return []
 
-    def step(self, frames, states):
-        self.frames.append(frames)
-        return np.zeros((len(frames), self._n_answers)), states
+    def step(self, inputs, states):
+        self.frames.append(inputs[0])
+        return np.zeros((len(inputs[0]), self._n_answers)), states
 
 
 @pytest.mark.parametrize("name", SHIPPED)
