@@ -12,8 +12,8 @@ from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import Recipe, flat
 from speech_enhancement.training.options import TrainingOptions
 
-MAY_GROW = "[training] n_iterations"
-MAY_DIFFER = "[training] precision"  # weights are float32 in both; not every machine has bfloat16
+N_ITERATIONS = "[training] n_iterations"
+PRECISION = "[training] precision"  # weights are float32 in both; not every machine has bfloat16
 SAME_SCALER = 1e-3  # nepers; sums on another machine differ by less, other data by more
 
 
@@ -68,7 +68,7 @@ def read_state(
     differences = [
         f"{name} {before.get(name)}, now {facts.get(name)}"
         for name in {**before, **facts}
-        if name not in (MAY_GROW, MAY_DIFFER) and before.get(name) != facts.get(name)
+        if name not in (N_ITERATIONS, PRECISION) and before.get(name) != facts.get(name)
     ]
 
     scaler_names = [f"scaler_{field.name}" for field in dataclasses.fields(Scaler)]

@@ -31,8 +31,8 @@ from speech_enhancement.training.packed_batches import (
     open_packed_training,
 )
 from speech_enhancement.training.state import (
-    MAY_DIFFER,
-    MAY_GROW,
+    N_ITERATIONS,
+    PRECISION,
     facts_of,
     read_state,
     write_state,
@@ -238,7 +238,7 @@ class Training:
         before, iteration, self.stats, arrays = read_state(
             path, self.facts, self.data.scaler, [tuple(variable.shape) for variable in variables]
         )
-        n_before, n_iterations = before[MAY_GROW], self.recipe.training.n_iterations
+        n_before, n_iterations = before[N_ITERATIONS], self.recipe.training.n_iterations
         if iteration > n_iterations:
             raise InputError(
                 f"{path} is at iteration {iteration} already, --n_iterations asks for "
@@ -249,7 +249,7 @@ class Training:
                 variable.assign(array)
         self.iteration = iteration
         say(f"Resume at iteration {iteration}")
-        precision_before, precision = before[MAY_DIFFER], self.recipe.training.precision
+        precision_before, precision = before[PRECISION], self.recipe.training.precision
         if precision_before != precision:
             say(f"it was trained in {precision_before} so far, and goes on in {precision}")
         if n_before != n_iterations and self.recipe.training.cosine_decay:
