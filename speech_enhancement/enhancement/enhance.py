@@ -9,7 +9,7 @@ from speech_enhancement.recipe import PROGRAM_DIR
 SHIPPED_MODEL, SHIPPED_AHEAD_MODEL, SHIPPED_LIVE_MODEL = (
     os.path.join(PROGRAM_DIR, "pretrained", f"{name}.keras") for name in ("model", "ahead", "live")
 )
-SHIPPED_TOGETHER = SHIPPED_MODEL, SHIPPED_AHEAD_MODEL  # for files; see blocks.JointGain
+SHIPPED_TOGETHER = SHIPPED_MODEL, SHIPPED_AHEAD_MODEL  # for files; see turns.TurnGains
 
 
 def enhance(

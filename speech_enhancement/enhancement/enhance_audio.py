@@ -253,15 +253,23 @@ class FeatureStream:
 
 
 class WaveStream:
-    """Turns spectra of one channel into its wave, as spectrogram_to_wave.recover_wav does."""
+    """Turns spectra of one channel into its wave, as spectrogram_to_wave.recover_wav does.
 
-    def __init__(self):
-        self._window, self._scale = np.hamming(n_window), window_scale(n_window)
+    Args:
+      weighted: frames are multiplied by the window once more, and divided by the sum of its
+        squares: of all waves, this one's spectrogram has the least squared error (Griffin and Lim,
+        1984, eq. 6).
+    """
+
+    def __init__(self, weighted: bool = False):
+        window = np.hamming(n_window)
+        self._weight = window_scale(n_window) * (window if weighted else np.ones(n_window))
+        self._window = self._weight * window / window_scale(n_window)
         self._wave = self._window_sum = np.zeros(n_overlap)
 
     def add(self, spectrum: np.ndarray, is_last: bool = False) -> np.ndarray:
         """Take in (n_frames, n_freq) complex; return the samples that no later frame adds to."""
-        frames = np.fft.irfft(spectrum)
+        frames = self._weight * np.fft.irfft(spectrum)
         wave, window_sum = self._wave, self._window_sum
         if len(frames):
             wave = overlap_add(frames, N_HOP)
@@ -270,5 +278,5 @@ class WaveStream:
             window_sum[: len(self._wave)] += self._window_sum
         n_ready = len(wave) if is_last else len(frames) * N_HOP
         self._wave, self._window_sum = wave[n_ready:], window_sum[n_ready:]
-        ready = wave[:n_ready] * self._scale
+        ready = wave[:n_ready]
         return np.divide(ready, window_sum[:n_ready], out=ready, where=window_sum[:n_ready] > 0)

@@ -7,9 +7,9 @@ import numpy as np
 
 from config import n_window, sample_rate
 from speech_enhancement.data.sound_file import check_samples
-from speech_enhancement.enhancement.blocks import JointGain
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, WaveStream
 from speech_enhancement.enhancement.recordings import check_signal
+from speech_enhancement.enhancement.turns import TurnGains
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_HOP
 from speech_enhancement.network.onnx_network import load_any
@@ -61,7 +61,7 @@ class LiveEnhancer:
             FeatureStream(settings.recipe.input, n_together=1) for _ in range(n_channels)
         ]
         model = [(network, settings)]
-        self._gains = [JointGain(model, smallest_gain) for _ in range(n_channels)]
+        self._gains = [TurnGains(model, smallest_gain) for _ in range(n_channels)]
         self._waves = [WaveStream() for _ in range(n_channels)]
         self._down = self._up = None
         waits_for = n_window + settings.recipe.input.look_ahead * N_HOP
@@ -99,10 +99,10 @@ class LiveEnhancer:
         return output[: len(samples)].reshape(np.shape(chunk))
 
     def _enhanced(
-        self, samples: np.ndarray, stream: FeatureStream, gains: JointGain, wave: WaveStream
+        self, samples: np.ndarray, stream: FeatureStream, gains: TurnGains, wave: WaveStream
     ) -> np.ndarray:
         """Return the samples of a channel that are ready, (n_samples,) float32."""
-        spectrum, gain = gains.add([stream.add(samples)])
+        ((spectrum, gain),) = gains.add([stream.add(samples)], is_last=False)
         return wave.add(spectrum * gain).astype(np.float32)
 
 

@@ -70,7 +70,7 @@ def enhance_files(
     """Enhance files and folders of files; name and skip those that cannot be done.
 
     Args:
-      models: one or several together; see blocks.JointGain.
+      models: one or several together; see turns.TurnGains.
       inputs: files and folders.
       output_dir: folder to write in; the outputs have the names and formats of the inputs.
       overwrite: whether outputs that exist are written anew.

@@ -5,21 +5,17 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 from conftest import ROOT, run
 from small_models import make_memory_model, make_model, noise
 
 from config import n_overlap, n_window
 from speech_enhancement.data.audio_files import read_audio
-from speech_enhancement.enhancement.blocks import (
-    PRIMING_FRAMES,
-    enhance_with_all,
-    enhanced_blocks,
-    follow_level,
-    geometric_mean,
-)
-from speech_enhancement.enhancement.enhance_audio import enhance_audio
-from speech_enhancement.features import N_HOP, istft, pad_to_whole_frames, stft
+from speech_enhancement.enhancement.blocks import enhance_with_all, enhanced_blocks, follow_level
+from speech_enhancement.enhancement.enhance_audio import WaveStream, enhance_audio
+from speech_enhancement.enhancement.turns import PRIMING_FRAMES, geometric_mean
+from speech_enhancement.features import N_HOP, pad_to_whole_frames, stft, window_scale
 from speech_enhancement.network.network import estimate_magnitude, load_model
 
 AUDIO = noise(130_000).astype(np.float32) * np.linspace(1, 0.1, 130_000, dtype=np.float32)
@@ -49,19 +45,45 @@ def whole_gain(model, settings, audio):
     return estimate_magnitude(model, settings, spectrum) / np.abs(spectrum), spectrum
 
 
-def primed_gain(model, settings, audio):
-    """Return the gain of a model with memory that has heard the first second backwards."""
-    n_before = PRIMING_FRAMES * N_HOP
-    both = np.concatenate([audio[n_before:0:-1], audio])
-    gain, spectrum = whole_gain(model, settings, both)
-    return gain[PRIMING_FRAMES:], spectrum[PRIMING_FRAMES:]
+def gain_in_turn(number, model, settings, audio):
+    """Return the gain of the model of this number among several, in its turn.
+
+    Those with memory have heard the first second backwards; the second, fourth, ... look at frames
+    that begin half a hop earlier.
+    """
+    n_priming = PRIMING_FRAMES if settings.recipe.network.kind == "memory" else 0
+    n_before = n_priming * N_HOP + number % 2 * N_HOP // 2
+    gain, spectrum = whole_gain(
+        model, settings, np.concatenate([audio[n_before:0:-1], audio] if n_before else [audio])
+    )
+    return gain[n_priming:], spectrum[n_priming:]
 
 
-def joint_gains(pair):
-    """Return the gains of two models that work together, and their spectra."""
-    ways = {"window": whole_gain, "memory": primed_gain}
-    gains = (ways[model[1].recipe.network.kind](*model, AUDIO) for model in pair)
-    return zip(*gains, strict=True)
+def weighted_wave(spectrum):
+    """Return the wave that scipy makes of weighted frames."""
+    window = np.hamming(n_window)
+    scaled = spectrum.T * window_scale(n_window) / window.sum()
+    return scipy.signal.istft(scaled, 1, window, n_window, n_overlap, boundary=False)[1]
+
+
+def joint(pair, audio=AUDIO, limit=0.0):
+    """Return what two models make of a recording, each frame for itself."""
+    (gain, spectrum), (later, later_spectrum) = (
+        gain_in_turn(number, *model, audio) for number, model in enumerate(pair)
+    )
+    waves = []
+    for own, others, of_own, shift in (
+        (gain, later, spectrum, 0),
+        (later, gain, later_spectrum, -1),
+    ):
+        joined = np.empty_like(own)
+        for t in range(len(own)):
+            first, second = (others[min(max(t + shift + i, 0), len(others) - 1)] for i in (0, 1))
+            joined[t] = np.sqrt(own[t]) * (first * second) ** 0.25
+        n_samples = len(audio) - N_HOP // 2 * shift
+        wave = weighted_wave(np.maximum(joined, limit) * of_own)[:n_samples]
+        waves.append(wave[-N_HOP // 2 * shift :])
+    return np.mean(waves, axis=0)
 
 
 def test_the_mean_of_gains_that_are_huge_in_silence_is_finite():
@@ -80,10 +102,9 @@ def test_the_geometric_mean_of_gains():
 @pytest.mark.parametrize("names", [("window", "memory"), ("wide", "memory"), ("window", "wide")])
 def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, names, sizes):
     pair = [models[name] for name in names]
-    gains, spectra = joint_gains(pair)
-    joint = np.sqrt(gains[0] * gains[1])
-    expected = istft(joint * np.abs(spectra[0]), spectra[0], n_overlap, len(AUDIO))
+    gains = [gain_in_turn(0, *model, AUDIO)[0] for model in pair]
     assert np.std(np.log(gains[0] / gains[1])) > 0.1  # they are not alike
+    expected = joint(pair)
     blocks = np.split(AUDIO[:, None], np.cumsum(sizes)[:-1])
     found = np.concatenate([part for part, _ in enhanced_blocks(pair, blocks, 1)])
     # Single precision in other orders, of waves of order 0.1.
@@ -91,7 +112,7 @@ def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, names, 
     np.testing.assert_allclose(enhance_with_all(pair, AUDIO), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_samples", [0, 1, 700, PRIMING_FRAMES * N_HOP, 30_000])
+@pytest.mark.parametrize("n_samples", [0, 1, 128, 129, 700, PRIMING_FRAMES * N_HOP, 30_000])
 @pytest.mark.parametrize("first", ["window", "wide"])
 def test_recordings_shorter_than_what_comes_before_them(models, first, n_samples):
     pair, audio = [models[first], models["memory"]], AUDIO[:n_samples]
@@ -100,8 +121,20 @@ def test_recordings_shorter_than_what_comes_before_them(models, first, n_samples
     blocks = [audio[start : start + 300, None] for start in range(0, n_samples, 300)]
     parts = [part for part, _ in enhanced_blocks(pair, blocks, 1)]
     np.testing.assert_allclose(np.concatenate(parts)[:n_samples, 0], found, atol=1e-6)
-    # The order of the models changes nothing: there is no constant that one of them takes out.
-    np.testing.assert_allclose(enhance_with_all(pair[::-1], audio), found, atol=1e-6)
+
+
+def test_weighted_frames_give_the_wave_with_the_nearest_spectrogram():
+    spectrum = stft(AUDIO[:5120], n_window, n_overlap)
+    spectrum *= np.random.default_rng(4).uniform(0, 1, spectrum.shape)  # no frame fits the next
+
+    def error(wave):
+        return np.sum(np.fft.irfft(stft(wave, n_window, n_overlap) - spectrum) ** 2)
+
+    plain, best = (WaveStream(weighted).add(spectrum, is_last=True) for weighted in (False, True))
+    assert error(best) < 0.99 * error(plain)
+    for seed in range(5):
+        step = 1e-4 * np.random.default_rng(seed).standard_normal(len(best))
+        assert error(best) < min(error(best + step), error(best - step))
 
 
 def test_one_model_is_itself(models):
@@ -112,11 +145,8 @@ def test_one_model_is_itself(models):
 
 def test_the_limit_is_one_of_what_they_decide_together(models):
     pair = [models["window"], models["memory"]]
-    gains, spectra = joint_gains(pair)
-    joint = np.sqrt(gains[0] * gains[1])
-    limit = float(np.median(joint))
-    joint = np.maximum(joint, limit)
-    expected = istft(joint * np.abs(spectra[0]), spectra[0], n_overlap, len(AUDIO))
+    limit = float(np.median(gain_in_turn(0, *pair[0], AUDIO)[0]))
+    expected = joint(pair, limit=limit)
     parts = [part for part, _ in enhanced_blocks(pair, [AUDIO[:, None]], 1, limit)]
     np.testing.assert_allclose(np.concatenate(parts)[: len(AUDIO), 0], expected, atol=1e-6)
 
