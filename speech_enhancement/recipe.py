@@ -82,6 +82,7 @@ class Training:
     snr_db: tuple = (0.0,)
     snr_range_db: tuple = ()
     narrow_band: float = 0.0
+    voices: float = 0.0
     learning_rate: float = 1e-4
     warm_up: int = 0
     cosine_decay: bool = False
@@ -275,11 +276,13 @@ def flat(recipe: Recipe) -> dict:
 def changes_on_the_fly(recipe: Recipe) -> list[str]:
     """Name the changes to training mixtures that a recipe asks for and data.h5 cannot hold.
 
-    They are those of the section [training_noise], and narrow_band; mixing on the fly makes them.
+    They are those of the section [training_noise], narrow_band and voices; mixing on the fly makes
+    them.
     """
     changes = {
         **dataclasses.asdict(recipe.training_noise),
         "narrow_band": recipe.training.narrow_band,
+        "voices": recipe.training.voices,
     }
     return [name for name, value in changes.items() if value]
 

@@ -17,7 +17,7 @@ _FROM_0 = (
     "look_ahead level_window_s level_memory_s floor_db loudness_weight disturbance_weight "
     "envelope_weight mask_weight warm_up clip_norm equalization_db"
 )
-_SHARES = "narrow_band synthetic bursts two_noises level_steps babble tones modulation"
+_SHARES = "narrow_band voices synthetic bursts two_noises level_steps babble tones modulation"
 _LIMITS = {  # lowest and highest value of numbers; others are bound by their kind alone
     **dict.fromkeys(_FROM_1.split(), (1, math.inf)),
     **dict.fromkeys(_FROM_0.split(), (0, math.inf)),

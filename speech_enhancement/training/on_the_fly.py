@@ -35,6 +35,7 @@ from speech_enhancement.training.training_noise import (
     Recordings,
     chosen,
     narrow_band,
+    other_voice,
     segment,
     with_response,
 )
@@ -204,9 +205,12 @@ class MixtureStream:
         at_start = self._recipe.input.noise_estimate == "first_frames"
         while True:
             utterance = self._speech.draw(rng)
-            speech = segment(utterance, SEGMENT_SAMPLES, rng, at_start)
+            if chosen(rng, self._recipe.training.voices):
+                speech, change = other_voice(utterance, SEGMENT_SAMPLES, rng, at_start)
+            else:
+                speech, change = segment(utterance, SEGMENT_SAMPLES, rng, at_start), 1.0
             if at_start or speech.any():  # a long pause is drawn again
-                return speech, root_mean_square(utterance)
+                return speech, change * root_mean_square(utterance)
 
     def _draw_snr(self, rng: np.random.Generator) -> float:
         """Draw one of the recipe's SNRs in dB, or evenly from their range."""

@@ -24,6 +24,7 @@ LOW_HZ, HIGH_HZ = (50, 400), (3400, 8000)  # where recordings of a narrow band b
 STEP_DB = -20, 10  # by which the level of a noise changes
 TALKERS = 3, 8  # in a babble
 PITCH_HZ = 50, 4000
+VOICE_OCTAVES, VOICE_DB = 0.2, 3.0  # by which speech is moved at most; deviation of its response
 NOTE_S = 0.05, 1.0  # how long a sound with a pitch keeps it, or glides to the next
 MODULATION_HZ, MODULATION_DB = (1, 20), (6, 40)
 
@@ -218,6 +219,24 @@ def played_at(audio: np.ndarray, speed: float, n_samples: int) -> np.ndarray:
 def chosen(rng: np.random.Generator, share: float) -> bool:
     """Return whether this one is of a share of all; where the share is 0, nothing is drawn."""
     return share > 0 and rng.random() < share
+
+
+def other_voice(
+    utterance: np.ndarray, n_samples: int, rng: np.random.Generator, at_start: bool = False
+) -> tuple[np.ndarray, float]:
+    """Cut a piece of speech that sounds like another person in another place.
+
+    It is played up to a seventh faster or slower, which moves pitch and formants, and passes a
+    smooth frequency response.
+
+    Returns:
+      (n_samples,) float32, and the factor by which the response changed its root mean square.
+    """
+    speed = 2 ** rng.uniform(-VOICE_OCTAVES, VOICE_OCTAVES)
+    piece = segment(utterance, round(n_samples * speed) + 1, rng, at_start)
+    played = played_at(piece, speed, n_samples)
+    speech = with_response(played, VOICE_DB * smooth_response(rng.standard_normal(8)))
+    return speech, root_mean_square(speech) / (root_mean_square(played) + 1e-9)
 
 
 # --- Changes in frequency -------------------------------------------------------------------------

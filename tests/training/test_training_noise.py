@@ -1,4 +1,6 @@
-"""Changes to the noise of mixtures that are made on the fly: bursts, sums, tones, bands."""
+"""Changes to mixtures that are made on the fly: bursts, sums, tones, bands, other voices."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import soundfile
 from speech_enhancement.data.audio_files import AudioCache
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import root_mean_square
-from speech_enhancement.recipe import TrainingNoise
+from speech_enhancement.recipe import TrainingNoise, load_recipe
+from speech_enhancement.training.on_the_fly import MixtureStream
 from speech_enhancement.training.training_noise import (
     FREQUENCY,
     NoiseSource,
@@ -18,6 +21,7 @@ from speech_enhancement.training.training_noise import (
     level_steps,
     modulation,
     narrow_band,
+    other_voice,
     pitch_path,
     smooth_response,
     sum_of_two,
@@ -211,20 +215,57 @@ def test_a_narrow_band_begins_and_ends_where_telephones_do():
             assert response[1.15 * passed[-1] < FREQUENCY].max() < -60
 
 
-def test_a_narrow_band_is_that_of_speech_and_noise(tmp_path):
-    import dataclasses
-
-    from speech_enhancement.recipe import load_recipe
-    from speech_enhancement.training.on_the_fly import MixtureStream
-
+def mixtures_of(speech, tmp_path, **training):
+    """Return a stream of mixtures at 0 dB of some speech and white noise, changed only so."""
     recipe = load_recipe("live")
-    training = dataclasses.replace(recipe.training, narrow_band=1.0, snr_db=(0.0,))
+    training = dataclasses.replace(
+        recipe.training, **{"narrow_band": 0.0, **training}, snr_db=(0.0,)
+    )
     recipe = dataclasses.replace(recipe, training=training, training_noise=TrainingNoise())
-    soundfile.write(tmp_path / "s.wav", 0.1 * rng(2).standard_normal(N), 16000)
+    soundfile.write(tmp_path / "s.wav", 0.1 * speech, 16000)
     soundfile.write(tmp_path / "n.wav", 0.1 * rng(3).standard_normal(N), 16000)
     cache = AudioCache()
     parts = [Recordings([str(tmp_path / name)], cache) for name in ("s.wav", "n.wav")]
-    stream = MixtureStream(*parts, recipe, [0])
+    return MixtureStream(*parts, recipe, [0])
+
+
+def test_other_voices_are_higher_or_lower_by_up_to_a_seventh():
+    pitches = []
+    for seed in range(30):
+        tone = np.sin(2 * np.pi * 1000 / 16000 * np.arange(2 * N)).astype(np.float32)
+        speech, change = other_voice(tone, N, rng(seed))
+        assert speech.shape == (N,) and speech.dtype == np.float32
+        pitches.append(np.argmax(np.abs(np.fft.rfft(speech))) * 16000 / N)
+        assert pitches[-1] == pytest.approx(1000 * 2 ** rng(seed).uniform(-0.2, 0.2), abs=1)
+        # The tone had a root mean square of sqrt(1/2); filters begin and end in 1 % of it.
+        assert root_mean_square(speech) == pytest.approx(change * 0.5**0.5, rel=0.01)
+    assert min(pitches) < 900 and max(pitches) > 1110
+
+
+def test_other_voices_have_a_smooth_response():
+    white = rng(0).standard_normal(2 * N).astype(np.float32)
+    levels = []
+    for seed in range(20):
+        power = np.abs(np.fft.rfft(other_voice(white, N, rng(seed))[0])) ** 2
+        bands = power[: len(power) * 3 // 4].reshape(-1, len(power) * 3 // 4 // 12)
+        levels.append(10 * np.log10(bands.mean(axis=1)))
+    # 3 dB in each knot, less between two of them; 20 responses tell it to a fifth.
+    assert 1.5 < np.std(levels, axis=0).mean() < 4
+
+
+def test_other_voices_keep_the_snr(tmp_path):
+    speech = dull(rng(2).standard_normal(2 * N).astype(np.float32), 2500)
+    mixtures = mixtures_of(speech, tmp_path, voices=1.0)
+    for seed in range(10):
+        mixture, speech = mixtures.mixture(rng(seed))
+        # Speech and noise of one power, and no correlation: the sum has twice as much. 5 s of noise
+        # that fills a quarter of the band have 1 % of chance.
+        ratio = np.sum(np.abs(mixture) ** 2) / np.sum(speech**2)
+        assert ratio == pytest.approx(2, rel=0.03)
+
+
+def test_a_narrow_band_is_that_of_speech_and_noise(tmp_path):
+    stream = mixtures_of(rng(2).standard_normal(N), tmp_path, narrow_band=1.0)
     response = next(
         response
         for response in (stream.mixture(rng(seed)) for seed in range(20))
