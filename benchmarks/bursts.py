@@ -4,8 +4,8 @@
                                 [--model MODEL.keras ...]
 
 The test speech of the corpus at 0 dB in synthetic shots, in one recording of --noise_dir each (of
-kinds that no model was trained on), and by itself. Prints PESQ / STOI and writes all scores to
-DIR/bursts.csv. The packages are those of peers.py.
+kinds that no model was trained on: effects.txt names those of the documents), and by itself.
+Prints PESQ / STOI and writes all scores to DIR/bursts.csv. The packages are those of peers.py.
 """
 
 import functools
