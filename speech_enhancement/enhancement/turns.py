@@ -151,16 +151,14 @@ class JointGain:
 
     Args:
       models: one or several; the first one's spectrum, without a constant, is what is enhanced.
-      primed: which of them have PRIMING_FRAMES before the recording; default: none.
+      primed: which of them have PRIMING_FRAMES before the recording.
     """
 
-    def __init__(self, models: Models, primed: Sequence[bool] | None = None):
+    def __init__(self, models: Models, primed: Sequence[bool]):
         self._settings = [settings for _, settings in models]
         self._runs = [NetworkRun(*model) for model in models]
         self._gains = [np.empty((0, N_FREQ), np.float32) for _ in models]  # not used yet
-        self._n_early = [
-            PRIMING_FRAMES * is_primed for is_primed in primed or [False] * len(models)
-        ]
+        self._n_early = [PRIMING_FRAMES * is_primed for is_primed in primed]
         self._spectrum = np.empty((0, N_FREQ), np.complex64)
 
     def add(self, ready: Sequence[Ready]) -> Frames:
