@@ -67,11 +67,11 @@ def weighted_wave(spectrum):
 
 
 def joint(pair, audio=AUDIO, limit=0.0):
-    """Return what two models make of a recording, each frame for itself."""
+    """Return what two models make of a recording, and the gains of the first turn's frames."""
     (gain, spectrum), (later, later_spectrum) = (
         gain_in_turn(number, *model, audio) for number, model in enumerate(pair)
     )
-    waves = []
+    waves, gains = [], []
     for own, others, of_own, shift in (
         (gain, later, spectrum, 0),
         (later, gain, later_spectrum, -1),
@@ -81,9 +81,10 @@ def joint(pair, audio=AUDIO, limit=0.0):
             first, second = (others[min(max(t + shift + i, 0), len(others) - 1)] for i in (0, 1))
             joined[t] = np.sqrt(own[t]) * (first * second) ** 0.25
         n_samples = len(audio) - N_HOP // 2 * shift
-        wave = weighted_wave(np.maximum(joined, limit) * of_own)[:n_samples]
+        gains.append(np.maximum(joined, limit))
+        wave = weighted_wave(gains[-1] * of_own)[:n_samples]
         waves.append(wave[-N_HOP // 2 * shift :])
-    return np.mean(waves, axis=0)
+    return np.mean(waves, axis=0), gains[0]
 
 
 def test_the_mean_of_gains_that_are_huge_in_silence_is_finite():
@@ -104,10 +105,12 @@ def test_two_models_multiply_each_bin_by_the_mean_of_their_gains(models, names, 
     pair = [models[name] for name in names]
     gains = [gain_in_turn(0, *model, AUDIO)[0] for model in pair]
     assert np.std(np.log(gains[0] / gains[1])) > 0.1  # they are not alike
-    expected = joint(pair)
+    expected, first_gains = joint(pair)
     blocks = np.split(AUDIO[:, None], np.cumsum(sizes)[:-1])
-    found = np.concatenate([part for part, _ in enhanced_blocks(pair, blocks, 1)])
-    # Single precision in other orders, of waves of order 0.1.
+    found, top_gains = map(np.concatenate, zip(*enhanced_blocks(pair, blocks, 1), strict=True))
+    # Single precision in other orders, of waves of order 0.1 and gains below 1.
+    top = np.minimum(first_gains[:, -33:-1].mean(axis=1), 1)
+    np.testing.assert_allclose(top_gains[:, 0], top, atol=1e-5)
     np.testing.assert_allclose(found[: len(AUDIO), 0], expected, atol=1e-6)
     np.testing.assert_allclose(enhance_with_all(pair, AUDIO), expected, atol=1e-6)
 
@@ -146,7 +149,7 @@ def test_one_model_is_itself(models):
 def test_the_limit_is_one_of_what_they_decide_together(models):
     pair = [models["window"], models["memory"]]
     limit = float(np.median(gain_in_turn(0, *pair[0], AUDIO)[0]))
-    expected = joint(pair, limit=limit)
+    expected, _ = joint(pair, limit=limit)
     parts = [part for part, _ in enhanced_blocks(pair, [AUDIO[:, None]], 1, limit)]
     np.testing.assert_allclose(np.concatenate(parts)[: len(AUDIO), 0], expected, atol=1e-6)
 

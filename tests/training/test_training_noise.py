@@ -264,6 +264,13 @@ def test_other_voices_keep_the_snr(tmp_path):
         assert ratio == pytest.approx(2, rel=0.03)
 
 
+@pytest.mark.parametrize(("share", "n_pitches"), [(0.0, 1), (1.0, 4)])
+def test_a_share_of_the_speech_has_other_voices(tmp_path, share, n_pitches):
+    mixtures = mixtures_of(tone(1000), tmp_path, voices=share)
+    loudest = {int(mixtures.mixture(rng(seed))[1].sum(axis=0).argmax()) for seed in range(8)}
+    assert len(loudest) >= n_pitches and (share or loudest == {32})
+
+
 def test_a_narrow_band_is_that_of_speech_and_noise(tmp_path):
     stream = mixtures_of(rng(2).standard_normal(N), tmp_path, narrow_band=1.0)
     response = next(
