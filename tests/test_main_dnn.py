@@ -11,7 +11,8 @@ from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.data.mixtures import read_mixtures
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
-from speech_enhancement.network.network import load_model, outputs
+from speech_enhancement.network.network import load_model
+from speech_enhancement.network.running import outputs
 from speech_enhancement.workspace import enhanced_path, mixed_audio_path, model_path
 
 

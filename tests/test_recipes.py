@@ -18,7 +18,8 @@ from speech_enhancement.network.losses import (
     log_magnitude_loss,
     multi_objective_loss,
 )
-from speech_enhancement.network.network import Settings, estimate_magnitude, load_model, save_model
+from speech_enhancement.network.network import Settings, load_model, save_model
+from speech_enhancement.network.running import estimate_magnitude
 from speech_enhancement.network_input import (
     Scaler,
     estimate_windows,

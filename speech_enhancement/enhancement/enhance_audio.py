@@ -24,7 +24,8 @@ from speech_enhancement.features import (
     stft,
     window_scale,
 )
-from speech_enhancement.network.network import Settings, estimate_magnitude
+from speech_enhancement.network.network import Settings
+from speech_enhancement.network.running import estimate_magnitude
 from speech_enhancement.network_input import (
     FIRST_FRAMES_WITHIN,
     FRAMES_PER_ESTIMATE,

@@ -13,7 +13,8 @@ import numpy as np
 from config import n_window
 from speech_enhancement.enhancement.enhance_audio import FeatureStream, Ready, WaveStream
 from speech_enhancement.features import N_FREQ, N_HOP
-from speech_enhancement.network.network import NetworkRun, Settings, magnitude_of_output
+from speech_enhancement.network.network import Settings
+from speech_enhancement.network.running import NetworkRun, magnitude_of_output
 
 PRIMING_FRAMES = 62  # 1 s
 EARLIER = N_HOP // 2  # samples by which the frames of the second turn begin before the first's

@@ -12,7 +12,7 @@ from speech_enhancement.recipe import recipe_from_dict
 
 
 class OnnxNetwork:
-    """An exported network with memory; see network.Stepwise for what it does.
+    """An exported network with memory; see running.Stepwise for what it does.
 
     Args:
       session: onnxruntime.InferenceSession.
@@ -86,7 +86,7 @@ def load_any(path: str):
     """Load a model that train saved, or an exported one with memory, by the end of its name.
 
     Returns:
-      What network.NetworkRun takes, and Settings.
+      What running.NetworkRun takes, and Settings.
     Raises:
       InputError: as of load_model and load_onnx.
     """

@@ -16,7 +16,8 @@ from speech_enhancement.enhancement.blocks import enhance_with_all, enhanced_blo
 from speech_enhancement.enhancement.enhance_audio import WaveStream, enhance_audio
 from speech_enhancement.enhancement.turns import PRIMING_FRAMES, geometric_mean
 from speech_enhancement.features import N_HOP, pad_to_whole_frames, stft, window_scale
-from speech_enhancement.network.network import estimate_magnitude, load_model
+from speech_enhancement.network.network import load_model
+from speech_enhancement.network.running import estimate_magnitude
 
 AUDIO = noise(130_000).astype(np.float32) * np.linspace(1, 0.1, 130_000, dtype=np.float32)
 

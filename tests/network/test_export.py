@@ -18,7 +18,8 @@ from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.errors import InputError, MissingFileError
 from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.export import ACTIVATIONS, export, write_float16, write_onnx
-from speech_enhancement.network.network import Settings, load_model, outputs, save_model
+from speech_enhancement.network.network import Settings, load_model, save_model
+from speech_enhancement.network.running import outputs
 from speech_enhancement.network_input import Scaler
 from speech_enhancement.recipe import load_recipe, recipe_from_dict
 

@@ -9,8 +9,9 @@ from small_models import memory_recipe, with_random_weights
 from speech_enhancement.errors import InputError
 from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.export import write_onnx
-from speech_enhancement.network.network import NetworkRun, Settings, load_model, save_model
+from speech_enhancement.network.network import Settings, load_model, save_model
 from speech_enhancement.network.onnx_network import load_onnx
+from speech_enhancement.network.running import NetworkRun
 from speech_enhancement.network_input import FLOOR, RunningLevel, Scaler, hold_signal
 from speech_enhancement.recipe import load_recipe, recipe_from_dict
 
