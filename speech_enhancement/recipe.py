@@ -128,6 +128,16 @@ class Recipe:
     training_noise: TrainingNoise = TrainingNoise()
     postprocessing: Postprocessing = Postprocessing()
 
+    @property
+    def n_looks(self) -> int:
+        """How many looks the network takes at a recording while it is alone.
+
+        The second look is at frames half a hop before those of the first. A network takes it that
+        needs no frame of the future: both have a memory of their own. See turns.BothLooks.
+        """
+        is_live = self.network.kind == "memory" and self.input.level_memory_s > 0
+        return 2 if is_live and not self.input.look_ahead else 1
+
 
 def load_recipe(name: str) -> Recipe:
     """Load a recipe that ships (`default`, `original`, ...) or a TOML file.

@@ -1,14 +1,18 @@
 """Inference by its command on the mini data, with the reference implementation's network."""
 
+import shutil
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import read_stats
+from conftest import inference, read_stats
+from small_models import make_memory_model
 
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.data.mixtures import read_mixtures
+from speech_enhancement.enhancement.blocks import enhance_with_all
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.features import context_windows, log_magnitude, pad_to_whole_frames, stft
 from speech_enhancement.network.network import load_model
@@ -72,6 +76,19 @@ def test_enhanced_waves_are_as_long_as_their_mixtures_and_stored_in_float(traine
         mixed = read_audio(mixed_audio_path(str(trained), "test", 0, mixture.name))
         assert len(enhanced) == len(mixed) and np.isfinite(enhanced).all() and enhanced.any()
     assert len(list((trained / "enh_wavs/test/0db").iterdir())) == len(mixtures)
+
+
+def test_a_live_model_enhances_the_test_set_as_it_enhances_files(trained, tmp_path):
+    for name in ("mixture_csvs", "mixed_audios"):
+        shutil.copytree(trained / name, tmp_path / name)
+    path = Path(model_path(str(tmp_path), "0db", 1))
+    path.parent.mkdir(parents=True)
+    loaded = load_model(str(make_memory_model(path)))
+    assert inference(tmp_path, "--iteration", 1) == 0
+    for mixture in read_mixtures(str(tmp_path), "test"):
+        mixed = read_audio(mixed_audio_path(str(tmp_path), "test", 0, mixture.name))
+        found = read_audio(enhanced_path(str(tmp_path), 0, mixture.name))
+        np.testing.assert_array_equal(found, enhance_with_all([loaded], mixed))
 
 
 class Echo:

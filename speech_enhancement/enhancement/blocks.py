@@ -10,7 +10,7 @@ from speech_enhancement.enhancement.turns import (
     Models,
     TurnGains,
     TurnWave,
-    in_turns,
+    n_turns,
     open_streams,
 )
 from speech_enhancement.parallel import ahead
@@ -49,7 +49,7 @@ def enhanced_blocks(
     """
     ready = ahead(_ready_blocks(models, blocks, peaks or [None] * n_channels))
     estimated = ahead(_estimated(models, ready, smallest_gain))
-    waves = [TurnWave(len(in_turns(models))) for _ in range(n_channels)]
+    waves = [TurnWave(n_turns(models)) for _ in range(n_channels)]
     for channels, is_last in estimated:
         samples = [wave.add(turns, is_last) for wave, turns in zip(waves, channels, strict=True)]
         top_gains = [np.minimum(gain[:, TOP_BINS].mean(axis=1), 1) for (_, gain), *_ in channels]

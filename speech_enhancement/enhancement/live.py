@@ -7,9 +7,14 @@ import numpy as np
 
 from config import n_window, sample_rate
 from speech_enhancement.data.sound_file import check_samples
-from speech_enhancement.enhancement.enhance_audio import FeatureStream, WaveStream
 from speech_enhancement.enhancement.recordings import check_signal
-from speech_enhancement.enhancement.turns import TurnGains
+from speech_enhancement.enhancement.turns import (
+    MirroredStream,
+    TurnGains,
+    TurnWave,
+    n_turns,
+    open_streams,
+)
 from speech_enhancement.errors import InputError
 from speech_enhancement.features import N_HOP
 from speech_enhancement.network.onnx_network import load_any
@@ -57,12 +62,11 @@ class LiveEnhancer:
             )
         check_signal("live sound", rate, n_channels)
         self._n_channels = n_channels
-        self._streams = [
-            FeatureStream(settings.recipe.input, n_together=1) for _ in range(n_channels)
-        ]
         model = [(network, settings)]
-        self._gains = [TurnGains(model, smallest_gain) for _ in range(n_channels)]
-        self._waves = [WaveStream() for _ in range(n_channels)]
+        channels = range(n_channels)
+        self._streams = [open_streams(model, None, n_together=1) for _ in channels]
+        self._gains = [TurnGains(model, smallest_gain) for _ in channels]
+        self._waves = [TurnWave(n_turns(model)) for _ in channels]
         self._down = self._up = None
         waits_for = n_window + settings.recipe.input.look_ahead * N_HOP
         n_waiting, self.delay = waits_for, waits_for
@@ -99,11 +103,16 @@ class LiveEnhancer:
         return output[: len(samples)].reshape(np.shape(chunk))
 
     def _enhanced(
-        self, samples: np.ndarray, stream: FeatureStream, gains: TurnGains, wave: WaveStream
+        self,
+        samples: np.ndarray,
+        streams: list[MirroredStream],
+        gains: TurnGains,
+        wave: TurnWave,
     ) -> np.ndarray:
         """Return the samples of a channel that are ready, (n_samples,) float32."""
-        ((spectrum, gain),) = gains.add([stream.add(samples)], is_last=False)
-        return wave.add(spectrum * gain).astype(np.float32)
+        ready = [stream.add(samples) for stream in streams]
+        turns = gains.add(ready, is_last=False)
+        return wave.add(turns, is_last=False).astype(np.float32)
 
 
 class Resampler:

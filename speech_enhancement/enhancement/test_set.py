@@ -5,6 +5,7 @@ import os
 from speech_enhancement.data.audio_files import read_audio, write_wave
 from speech_enhancement.data.mixture_features import check_features
 from speech_enhancement.data.mixtures import read_mixtures
+from speech_enhancement.enhancement.blocks import enhance_with_all
 from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.errors import InputError, require_file
 from speech_enhancement.network.network import load_model
@@ -54,7 +55,10 @@ def enhance_test_set(
 
     for mixture in track(mixtures, len(mixtures), "mixtures"):
         mixed = read_audio(mixed_audio_path(workspace, "test", te_snr, mixture.name))
-        enhanced = enhance_audio(model, settings, mixed)
+        if settings.recipe.n_looks > 1:
+            enhanced = enhance_with_all([(model, settings)], mixed)
+        else:
+            enhanced = enhance_audio(model, settings, mixed)
         write_wave(enhanced_path(workspace, te_snr, mixture.name), enhanced)
 
     folder = os.path.dirname(enhanced_path(workspace, te_snr, ""))

@@ -1,9 +1,12 @@
-"""Networks that decide together, and take turns: every other one looks half a hop earlier.
+"""Frames half a hop apart: of networks that decide together, in turns, or of one that looks twice.
 
 What a network multiplies a bin by wavers from frame to frame. Networks of different kinds err in
 different places, so the geometric mean of their gains wavers less. Networks that look at the same
 frames still share what lies between two looks; when they take turns they do not, and the mean of
 the waves of both turns is smoother, for the same number of frames that go through a network.
+
+A network with memory that needs no frame of the future looks twice while it is alone: at the frames
+of both turns, each time with a memory of its own.
 """
 
 from collections.abc import Sequence
@@ -11,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from config import n_window
-from speech_enhancement.enhancement.enhance_audio import FeatureStream, Ready, WaveStream
+from speech_enhancement.enhancement.enhance_audio import FeatureStream, Ready, WaveStream, joined
 from speech_enhancement.features import N_FREQ, N_HOP
 from speech_enhancement.network.network import Settings
 from speech_enhancement.network.running import NetworkRun, magnitude_of_output
+from speech_enhancement.network_input import FRAMES_PER_ESTIMATE
 
 PRIMING_FRAMES = 62  # 1 s
 EARLIER = N_HOP // 2  # samples by which the frames of the second turn begin before the first's
@@ -25,6 +29,11 @@ Frames = tuple[np.ndarray, np.ndarray]  # spectrum, complex64, and gain, float32
 def in_turns(items: Sequence) -> list[Sequence]:
     """Deal items out to two turns, the first, third, ... and the others; a single one has one."""
     return [items[first::2] for first in range(min(len(items), 2))]
+
+
+def n_turns(models: Models) -> int:
+    """Return from how many turns the wave is made: one, or two half a hop apart."""
+    return 2 if len(models) > 1 else models[0][1].recipe.n_looks
 
 
 # --- What goes into the networks ------------------------------------------------------------------
@@ -38,33 +47,43 @@ def are_primed(models: Models) -> list[bool]:
     return [len(models) > 1 and settings.recipe.network.kind == "memory" for _, settings in models]
 
 
-def open_streams(models: Models, peak_of_recording: float | None) -> list["MirroredStream"]:
-    """Return what turns the samples of a channel into frames for each model; see Level."""
+def open_streams(
+    models: Models, peak_of_recording: float | None, n_together: int = FRAMES_PER_ESTIMATE
+) -> list["MirroredStream"]:
+    """Return what turns the samples of a channel into frames, for each model or each of its looks.
+
+    Args:
+      models: one or several.
+      peak_of_recording: see Level.
+      n_together: see FeatureStream.
+    """
+    all_settings = [settings for _, settings in models]
+    if len(models) == 1:
+        all_settings *= n_turns(models)
+    n_primed = [PRIMING_FRAMES * N_HOP * is_primed for is_primed in are_primed(models)]
+    n_before = [
+        n_primed[number % len(models)] + EARLIER * (number % 2)
+        for number in range(len(all_settings))
+    ]
     return [
-        MirroredStream(
-            settings, peak_of_recording, PRIMING_FRAMES * N_HOP * is_primed + EARLIER * (number % 2)
-        )
-        for number, ((_, settings), is_primed) in enumerate(
-            zip(models, are_primed(models), strict=True)
-        )
+        MirroredStream(FeatureStream(settings.recipe.input, peak_of_recording, n_together), n)
+        for settings, n in zip(all_settings, n_before, strict=True)
     ]
 
 
 class MirroredStream:
-    """A FeatureStream that begins some samples before the recording, with its mirror image.
+    """Feeds a FeatureStream that begins some samples before the recording, with its mirror image.
 
     A network with memory has heard nothing at first. What it hears before the
     recording begins is much like the beginning, and joins it without a jump.
 
     Args:
-      settings: of the model.
-      peak_of_recording: see Level.
+      stream: what the samples go to.
       n_before: samples.
     """
 
-    def __init__(self, settings: Settings, peak_of_recording: float | None, n_before: int):
-        self._stream = FeatureStream(settings.recipe.input, peak_of_recording)
-        self._n_before = n_before
+    def __init__(self, stream: FeatureStream, n_before: int):
+        self._stream, self._n_before = stream, n_before
         self._held: np.ndarray | None = np.empty(0, np.float32)  # None once it has begun
 
     def add(self, samples: np.ndarray, is_last: bool = False) -> Ready:
@@ -92,6 +111,7 @@ class TurnGains:
     The gain of a frame is the geometric mean of what all networks would multiply it by. Those whose
     turn it is have seen that frame. For the others it is the geometric mean of their gains in the
     frames half a hop before and after it; beyond the first or the last frame that one counts twice.
+    One that looks twice sees the frames of both turns.
 
     Args:
       models: one or several.
@@ -99,8 +119,9 @@ class TurnGains:
     """
 
     def __init__(self, models: Models, smallest_gain: float):
+        self._looks = BothLooks(*models[0]) if n_turns(models) > len(models) else None
         turns = zip(in_turns(models), in_turns(are_primed(models)), strict=True)
-        self._joints = [JointGain(*turn) for turn in turns]
+        self._joints = [] if self._looks else [JointGain(*turn) for turn in turns]
         self._shares = [len(turn) / len(models) for turn in in_turns(models)]
         self._smallest_gain = np.float32(smallest_gain)
         nothing = np.empty((0, N_FREQ), np.complex64), np.empty((0, N_FREQ), np.float32)
@@ -108,14 +129,18 @@ class TurnGains:
         self._before = nothing[1]  # gain of the first turn's frame before those
 
     def add(self, ready: Sequence[Ready], is_last: bool) -> list[Frames]:
-        """Take in what is ready for each network; return the next frames of each turn."""
+        """Take in what is ready for each network, or look; return the next frames of each turn."""
+        turns = self._looks.add(*ready) if self._looks else self._of_all(ready, is_last)
+        return [(spectrum, np.maximum(gain, self._smallest_gain)) for spectrum, gain in turns]
+
+    def _of_all(self, ready: Sequence[Ready], is_last: bool) -> list[Frames]:
+        """Return the next frames of each turn, with the gain of all networks."""
         new = [joint.add(turn) for joint, turn in zip(self._joints, in_turns(ready), strict=True)]
-        joined = new
-        if len(new) == 2:
-            both = zip(self._held, new, strict=True)
-            self._held = [tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in both]
-            joined = self._joined(is_last)
-        return [(spectrum, np.maximum(gain, self._smallest_gain)) for spectrum, gain in joined]
+        if len(new) == 1:
+            return new
+        both = zip(self._held, new, strict=True)
+        self._held = [tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in both]
+        return self._joined(is_last)
 
     def _joined(self, is_last: bool) -> list[Frames]:
         """Take the frames whose neighbours are known from those held, and return them.
@@ -176,6 +201,43 @@ class JointGain:
         n_ready = min(len(gain) for gain in gains)
         self._gains, self._spectrum = [gain[n_ready:] for gain in gains], spectrum[n_ready:]
         return spectrum[:n_ready], geometric_mean([gain[:n_ready] for gain in gains])
+
+
+class BothLooks:
+    """Runs a network with memory at the frames of both turns of a channel.
+
+    They go through it in the order in which they begin, the earlier look's first, each look with a
+    memory of its own.
+
+    Args:
+      model, settings: as network.load_model returns them, or onnx_network.load_onnx.
+    """
+
+    def __init__(self, model, settings: Settings):
+        self._run = NetworkRun(model, settings, n_looks=2)
+        self._held: list[Ready] | None = None  # frames of both turns that wait for others
+        self._next = 1  # the turn whose frame is next; the second begins half a hop earlier
+
+    def add(self, *ready: Ready) -> list[Frames]:
+        """Take in what is ready of both looks; return spectrum and gain of the next frames."""
+        held = self._held or [Ready(*(array[:0] for array in of_one)) for of_one in ready]
+        known = [joined(*pair) for pair in zip(held, ready, strict=True)]
+        first, second = known[self._next], known[1 - self._next]
+        n_first = min(len(first.spectrum), len(second.spectrum) + 1)
+        n_second = min(len(second.spectrum), n_first)
+
+        frames = np.empty((n_first + n_second, N_FREQ), np.float32)
+        frames[::2], frames[1::2] = first.frames[:n_first], second.frames[:n_second]
+        gains = self._run.add(frames, first.statistics[:0])
+        turns = [(first.spectrum[:n_first], gains[::2]), (second.spectrum[:n_second], gains[1::2])]
+        rest = [
+            Ready(*(array[n:] for array in of_one))
+            for of_one, n in ((first, n_first), (second, n_second))
+        ]
+        in_order = slice(None, None, -1 if self._next else 1)
+        self._held = rest[in_order]
+        self._next = self._next if n_first == n_second else 1 - self._next
+        return turns[in_order]
 
 
 def geometric_mean(gains: Sequence[np.ndarray]) -> np.ndarray:

@@ -140,14 +140,19 @@ def blocks_ahead(recipe: Recipe) -> list[tuple[int, bool]]:
     return blocks
 
 
-def with_states(network):
+def with_states(network, n_looks: int = 1):
     """Return a network with memory as one that carries its memory from call to call.
 
     Each layer that pads with zeros becomes an input, a state: the last frames of the call before,
     zeros at first. So frames can come one by one, and outputs are those of the whole.
 
+    Frames of several looks can come in turn: with n_looks = 2 frames 0, 2, 4, ... have one memory
+    and frames 1, 3, 5, ... another. Padding and dilations are n_looks times as long for that.
+
     Args:
-      network: as build_network returns it; the weights are shared.
+      network: as build_network returns it; the weights are shared, but for those of convolutions
+        where there are several looks.
+      n_looks: see above.
     Returns:
       keras.Model from the inputs of the network, of one run of n frames, and states (1, n_frames,
       n_units), to outputs (1, n, n_freq), the first look_ahead of which belong to no frame, and the
@@ -163,16 +168,29 @@ def with_states(network):
             continue
         given = [tensors[tensor.name] for tensor in given]
         if isinstance(layer, keras.layers.ZeroPadding1D):
-            n_frames = layer.padding[0]
+            n_frames = n_looks * layer.padding[0]
             before.append(keras.Input((n_frames, given[0].shape[-1]), dtype=given[0].dtype))
             output = keras.ops.concatenate([before[-1], given[0]], axis=1)
             after.append(output[:, -n_frames:])
         elif layer.name == WITHOUT_LOOK_AHEAD:
             output = given[0]
         else:
-            output = layer(given if len(given) > 1 else given[0])
+            apply = _skipping_other_looks(layer, n_looks)
+            output = apply(given if len(given) > 1 else given[0])
         tensors[layer.output.name] = output
     return keras.Model([*inputs, *before], [tensors[network.outputs[0].name], *after])
+
+
+def _skipping_other_looks(layer, n_looks: int):
+    """Return a layer for frames of several looks in turn; only that of a convolution is new."""
+    if n_looks == 1 or not isinstance(layer, import_keras().layers.Conv1D):
+        return layer
+    settings = layer.get_config()
+    dilation = n_looks * layer.dilation_rate[0]
+    copy = type(layer).from_config({**settings, "dilation_rate": dilation})
+    copy.build(layer.input.shape)
+    copy.set_weights(layer.get_weights())
+    return copy
 
 
 class Layers:

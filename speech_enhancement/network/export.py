@@ -141,7 +141,8 @@ def write_onnx(path: str, network, settings: Settings) -> None:
     A network with memory takes `frames` (n_frames, n_freq), any number of them, `statistics` of the
     frames look_ahead before, if the recipe has any, and its states `state_0`, `state_1`, ..., zeros
     at first; it gives the masks of the frames look_ahead before, so that the first look_ahead of
-    all belong to no frame, and `next_state_0`, `next_state_1`, ... for the next call.
+    all belong to no frame, and `next_state_0`, `next_state_1`, ... for the next call. Where the
+    recipe's n_looks is 2, frames of two looks come in turn, the earlier one's first.
 
     The graph is built here layer by layer: Keras' own export needs another converter on each
     backend, and has none that takes these networks on PyTorch.
@@ -150,7 +151,7 @@ def write_onnx(path: str, network, settings: Settings) -> None:
       InputError: the network has a layer or an activation that is not known here.
     """
     onnx = import_onnx()
-    graph = Graph(onnx)
+    graph = Graph(onnx, settings.recipe.n_looks)
     n_freq, target = len(settings.scaler.mean), settings.recipe.target.output
     inputs = add_scaler(graph, settings)
     output = add_layers(graph, network)
@@ -181,14 +182,21 @@ def metadata(settings: Settings) -> dict:
         "floor": FLOOR,
         "silence": SILENCE,
         "lowest_of_level": LOWEST_OF_LEVEL,
+        "n_looks": settings.recipe.n_looks,
     }
     return {**plain_settings(settings), **constants}
 
 
 class Graph:
-    """An ONNX graph in the making; each of its values has a name."""
+    """An ONNX graph in the making; each of its values has a name.
 
-    def __init__(self, onnx):
+    Args:
+      onnx: the package.
+      n_looks: frames of so many looks come in turn; see architectures.with_states.
+    """
+
+    def __init__(self, onnx, n_looks: int = 1):
+        self.n_looks = n_looks
         self._helper, self._float = onnx.helper, onnx.TensorProto.FLOAT
         self._from_array = onnx.numpy_helper.from_array
         self._nodes, self._constants = [], []
@@ -278,7 +286,8 @@ def add_layer(graph: Graph, layer, inputs: list[str]) -> str:
                 return inputs[0]
             return graph.slice(inputs[0], first, -last if last else END, axis=0)
         case "ZeroPadding1D":
-            return graph.remember(inputs[0], layer.padding[0], layer.output.shape[-1])
+            n_frames = graph.n_looks * layer.padding[0]
+            return graph.remember(inputs[0], n_frames, layer.output.shape[-1])
         case "Conv1D":
             return add_activation(graph, layer, add_convolution(graph, layer, inputs[0]))
         case "Add":
@@ -309,7 +318,7 @@ def constants_of(graph: Graph, layer) -> list[str]:
 def add_convolution(graph: Graph, layer, value: str) -> str:
     """Add a dilated convolution, as a product with frames side by side; return its name."""
     kernel, bias = layer.get_weights()
-    n_kernel, dilation = len(kernel), layer.dilation_rate[0]
+    n_kernel, dilation = len(kernel), graph.n_looks * layer.dilation_rate[0]
     parts = []
     for number in range(n_kernel):
         n_after = (n_kernel - 1 - number) * dilation

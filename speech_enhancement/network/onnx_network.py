@@ -64,6 +64,7 @@ def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
         recipe = recipe_from_dict(content["recipe"], path)
         names = ("sample_rate", "n_window", "n_overlap", "log_epsilon", "snr", "iteration")
         values = {name: content[name] for name in names}
+        n_looks = content.get("n_looks", 1)
     except damage as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -72,6 +73,11 @@ def load_onnx(path: str) -> tuple[OnnxNetwork, Settings]:
     if recipe.network.kind != "memory":
         raise InputError(
             f"{path} is of a recipe without memory; give the .keras file that it was exported from"
+        )
+    if n_looks != recipe.n_looks:
+        raise InputError(
+            f"{path}: expected a network for {recipe.n_looks} looks in turn, found one for "
+            f"{n_looks}, as earlier versions exported it; export the .keras file again"
         )
     n_freq = values["n_window"] // 2 + 1
     shape = (recipe.input.n_statistics, n_freq)

@@ -13,7 +13,7 @@ from speech_enhancement.network.network import Settings
 from speech_enhancement.network_input import FRAMES_PER_ESTIMATE, hold_signal, normalized
 
 FRAMES_AT_ONCE = 1024  # predicted together: 16 s of audio
-SIZES_AT_ONCE = (256, 32, 1)  # frames that a network with memory sees together
+SIZES_AT_ONCE = (256, 32, 2, 1)  # frames that a network with memory sees together
 SEGMENTS_TOGETHER = 4  # their number is a multiple of it
 LARGEST_MAGNITUDE = np.hamming(n_window).sum() / window_scale(n_window)  # of a peak of 1: 19.4
 ABSURD_LOG_MAGNITUDE = 40.0  # no training ends here, however short
@@ -46,16 +46,19 @@ class NetworkRun:
 
     Args:
       model, settings: as load_model returns them, or onnx_network.load_onnx.
+      n_looks: frames of so many looks come in turn, each with a memory of its own; see
+        architectures.with_states.
     """
 
-    def __init__(self, model, settings: Settings):
-        self._model, self._settings = model, settings
+    def __init__(self, model, settings: Settings, n_looks: int = 1):
+        self._model, self._settings, self._n_looks = model, settings, n_looks
         self._states = model.first_states() if hasattr(model, "first_states") else None
         if settings.recipe.network.kind == "memory" and self._states is None:
-            self._model = _stepwise(model)
+            self._model = _stepwise(model, n_looks)
             self._states = self._model.first_states()
         self._n_ahead = 0  # of the frames given, those that the memory has already seen
         self._last_mask = np.ones((1, N_FREQ), np.float32)
+        self._n_given, self._is_heard = 0, False  # frames; whether the first look's last reached it
 
     def add(self, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Run the network on the next frames, which have all their neighbours.
@@ -86,11 +89,24 @@ class NetworkRun:
         scaled, section = self._settings.scaler.frames(frames), self._settings.recipe.input
         if section.look_ahead or not section.level_memory_s:
             return self._stepped(scaled, statistics)
-        is_heard = hold_signal(frames)
+        is_heard = self._like_first_look(hold_signal(frames))
         heard = self._stepped(scaled[is_heard], statistics[:0])
         masks = np.concatenate([self._last_mask, heard])
         self._last_mask = masks[-1:]
         return masks[np.cumsum(is_heard)]
+
+    def _like_first_look(self, is_heard: np.ndarray) -> np.ndarray:
+        """Let a frame of a later look reach the memory where that of the first look before it does.
+
+        So the looks stay in turn.
+        """
+        numbers = np.arange(len(is_heard))
+        place = (self._n_given + numbers) % self._n_looks
+        of_first = np.maximum(numbers - place, -1)  # -1: in the call before
+        is_heard = np.append(is_heard, self._is_heard)[of_first]
+        self._n_given += len(is_heard)
+        self._is_heard = is_heard[-1] if len(is_heard) else self._is_heard
+        return is_heard
 
     def _stepped(self, frames: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Run the network on scaled frames, a few sizes at once; the outputs of no frame go.
@@ -120,10 +136,11 @@ class Stepwise:
 
     Args:
       model: as load_model returns it.
+      n_looks: see architectures.with_states.
     """
 
-    def __init__(self, model):
-        self._model, self._n_inputs = with_states(model), len(model.inputs)
+    def __init__(self, model, n_looks: int):
+        self._model, self._n_inputs = with_states(model, n_looks), len(model.inputs)
 
     def first_states(self) -> list[np.ndarray]:
         """Return the states before the first frame."""
@@ -142,9 +159,9 @@ class Stepwise:
 
 
 @functools.lru_cache(2)
-def _stepwise(model) -> Stepwise:
+def _stepwise(model, n_looks: int) -> Stepwise:
     """Return Stepwise of a model, one for all channels and recordings."""
-    return Stepwise(model)
+    return Stepwise(model, n_looks)
 
 
 def outputs_inside(

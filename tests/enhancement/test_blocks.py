@@ -88,6 +88,27 @@ def joint(pair, audio=AUDIO, limit=0.0):
     return np.mean(waves, axis=0), gains[0]
 
 
+@pytest.mark.parametrize("sizes", [(30_000,), (1, 399, 7001, 22_599), (300,) * 100])
+def test_a_live_model_alone_looks_twice(models, sizes):
+    audio, waves = AUDIO[:30_000], []
+    for n_before in (0, N_HOP // 2):  # the second look begins with the mirrored recording
+        before = audio[n_before:0:-1] if n_before else audio[:0]
+        gain, spectrum = whole_gain(*models["memory"], np.concatenate([before, audio]))
+        waves.append(weighted_wave(gain * spectrum)[n_before:][: len(audio)])
+    expected = np.mean(waves, axis=0)
+    assert np.std(waves[0] - waves[1]) > 1e-4  # of waves of order 0.1: the looks differ
+    blocks = np.split(audio[:, None], np.cumsum(sizes)[:-1])
+    parts = [part for part, _ in enhanced_blocks([models["memory"]], blocks, 1)]
+    # Single precision, in other orders.
+    np.testing.assert_allclose(np.concatenate(parts)[: len(audio), 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 128, 129, 384, 385, 700])
+def test_a_live_model_cleans_recordings_of_any_length(models, n_samples):
+    found = enhance_with_all([models["memory"]], AUDIO[:n_samples])
+    assert len(found) == n_samples and np.isfinite(found).all()
+
+
 def test_the_mean_of_gains_that_are_huge_in_silence_is_finite():
     gains = np.full((3, 2, 257), 1e13, np.float32)
     np.testing.assert_allclose(geometric_mean(gains), gains[0], rtol=1e-6)  # single precision
@@ -142,7 +163,7 @@ def test_weighted_frames_give_the_wave_with_the_nearest_spectrogram():
 
 
 def test_one_model_is_itself(models):
-    for model in models.values():
+    for model in (models[name] for name in ("window", "wide", "peak")):
         expected = enhance_audio(*model, AUDIO)
         np.testing.assert_allclose(enhance_with_all([model], AUDIO), expected, atol=1e-5)
 

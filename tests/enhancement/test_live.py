@@ -14,11 +14,10 @@ import soundfile
 from conftest import GOLDEN, MINI, ROOT, run
 from small_models import make_memory_model, make_model, noise
 
-from config import stft_settings
 from speech_enhancement.data.audio_files import read_audio
 from speech_enhancement.enhancement import live_sound
+from speech_enhancement.enhancement.blocks import enhance_with_all
 from speech_enhancement.enhancement.enhance import SHIPPED_LIVE_MODEL
-from speech_enhancement.enhancement.enhance_audio import enhance_audio
 from speech_enhancement.enhancement.live import LiveEnhancer, Resampler
 from speech_enhancement.errors import InputError
 from speech_enhancement.evaluation.measures import si_sdr, stoi_scores
@@ -60,7 +59,7 @@ def in_chunks(live, audio, sizes):
 @pytest.mark.parametrize("sizes", [(256,), (1, 7, 300), (160,), (5000,), (0, 511)])
 def test_chunks_of_any_size_give_the_recording_enhanced_as_a_whole(loaded, sizes):
     audio = noise(12_000)
-    whole = enhance_audio(*loaded, audio)
+    whole = enhance_with_all([loaded], audio)
     live = LiveEnhancer(loaded)
     found = in_chunks(live, audio, sizes)
     assert live.delay == 512 and not found[:512].any()  # 32 ms: one window
@@ -72,7 +71,7 @@ def test_frames_ahead_add_to_the_delay(tmp_path):
     loaded = load_model(str(make_memory_model(tmp_path / "m.keras", look_ahead=2)))
     audio, live = noise(9000), LiveEnhancer(loaded)
     assert live.delay == 512 + 2 * 256
-    found, whole = in_chunks(live, audio, (333,)), enhance_audio(*loaded, audio)
+    found, whole = in_chunks(live, audio, (333,)), enhance_with_all([loaded], audio)
     np.testing.assert_allclose(found[1024:], whole[:-1024], atol=1e-6)
 
 
@@ -82,7 +81,7 @@ def test_files_in_blocks_are_enhanced_as_wholes(tmp_path, model_path, loaded):
     flags = ("--model", model_path, "--output_dir", tmp_path / "out")
     assert run("main_dnn", "enhance", tmp_path / "a.wav", *flags) == 0
     found = read_audio(str(tmp_path / "out" / "a.wav"))
-    np.testing.assert_allclose(found, enhance_audio(*loaded, audio), atol=1e-6)
+    np.testing.assert_allclose(found, enhance_with_all([loaded], audio), atol=1e-6)
 
 
 def test_each_channel_is_cleaned_alone(loaded):
@@ -180,7 +179,7 @@ def test_the_example_in_docs_enhances_as_the_program_does(tmp_path, loaded, onnx
     soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
     command = [sys.executable, ROOT / "docs" / "live_onnx_example.py", onnx_path]
     subprocess.run([*command, "a.wav", "b.wav"], cwd=tmp_path, check=True)
-    found, whole = read_audio(str(tmp_path / "b.wav")), enhance_audio(*loaded, audio)
+    found, whole = read_audio(str(tmp_path / "b.wav")), enhance_with_all([loaded], audio)
     assert len(found) == len(audio)
     np.testing.assert_allclose(found[:-512], whole[:-512], atol=1e-5)  # single precision
 
@@ -196,35 +195,6 @@ def test_a_model_that_looks_ahead_seconds_is_refused(tmp_path):
     for path in (wide, make_model(tmp_path / "m.keras")):
         with pytest.raises(InputError, match=r"m\.keras needs seconds of the future"):
             LiveEnhancer(path)
-
-
-def test_an_onnx_file_of_another_transform_is_named(onnx_path, monkeypatch):
-    monkeypatch.setitem(stft_settings, "n_overlap", 384)
-    with pytest.raises(InputError, match="was trained with n_overlap 256, "):
-        load_onnx(str(onnx_path))
-
-
-def test_an_onnx_file_damaged_anywhere_is_refused_or_runs(tmp_path, onnx_path):
-    content = onnx_path.read_bytes()
-    for place in np.linspace(0, len(content) - 9, 150).astype(int):
-        damaged = content[:place] + bytes(255 - byte for byte in content[place : place + 8])
-        (tmp_path / "m.onnx").write_bytes(damaged + content[place + 8 :])
-        with contextlib.suppress(InputError):  # bytes of weights do not show
-            load_onnx(str(tmp_path / "m.onnx"))
-
-
-def test_an_onnx_file_that_cannot_be_used_is_named(tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
-    (tmp_path / "damaged.onnx").write_bytes(b"no graph")
-    export(str(make_model(tmp_path / "m.keras")), str(tmp_path / "window.onnx"), "onnx")
-    for name, message in (
-        ("damaged.onnx", "is damaged or not exported by this program"),
-        ("window.onnx", "is of a recipe without memory"),
-        ("no.onnx", "no.onnx is missing"),
-    ):
-        flags = ("enhance", "--live", "-", "--model", tmp_path / name)
-        assert run("main_dnn", *flags) == 2
-        assert message in capsys.readouterr().err
 
 
 # --- The model that ships -------------------------------------------------------------------------
@@ -260,7 +230,7 @@ def live_pipe(model, content, *flags):
 
 def test_a_wav_and_raw_samples_come_out_as_long_as_they_went_in(onnx_path, loaded):
     audio = np.round(noise(10_001) * 2**15) / 2**15
-    whole = enhance_audio(*loaded, audio)
+    whole = enhance_with_all([loaded], audio)
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, 16000, format="WAV", subtype="PCM_16")
     done = live_pipe(onnx_path, buffer.getvalue())
@@ -384,7 +354,7 @@ def test_what_is_late_does_not_stay_late(model_path, loaded, monkeypatch, capsys
     expected.process(np.zeros(512))
     whole = expected.process(audio)
     silent = [number for number, block in enumerate(sound.played) if not np.any(block)]
-    assert silent == [0, 1, 21, 32, 33, 34, 35]  # at first the hop, and a part of the delay
+    assert silent == [0, 21, 32, 33, 34, 35]  # at first the hop, in which a block may be late
     np.testing.assert_allclose(sound.played[10][:, 0], whole[9 * 256 : 10 * 256], atol=1e-6)
     # The newest four hops wait, three of them behind the one that is played.
     np.testing.assert_allclose(sound.played[36][:, 0], whole[33 * 256 : 34 * 256], atol=1e-6)

@@ -116,13 +116,59 @@ def test_frames_in_parts_give_the_masks_of_the_whole(tmp_path, look_ahead, perce
         write_onnx(str(tmp_path / "m.onnx"), model, settings)
         model, settings = load_onnx(str(tmp_path / "m.onnx"))
         assert settings.recipe == recipe
-    run, found, start = NetworkRun(model, settings), [], 0
+    n_looks = recipe.n_looks if road == "onnx" else 1  # two looks see the same frames here
+    run, found, start = NetworkRun(model, settings, n_looks), [], 0
     for n_frames in (1, 2, 40, 1, len(whole) - 44):
-        part = FRAMES[start : start + n_frames + look_ahead]
-        found.append(run.add(part, statistics[start:]))
+        part = FRAMES[start : start + n_frames + look_ahead].repeat(n_looks, axis=0)
+        found.append(run.add(part, statistics[start:])[n_looks - 1 :: n_looks])
         start += n_frames
     assert [len(part) for part in found] == [1, 2, 40, 1, len(whole) - 44]
     np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-5)  # single precision
+
+
+@pytest.mark.parametrize("sizes", [(400,), (1, 2, 3, 45, 61, 151, 137), (2,) * 200])
+@pytest.mark.parametrize("road", ["keras", "onnx"])
+def test_two_looks_in_turn_have_each_a_memory_of_its_own(tmp_path, sizes, road):
+    recipe = memory_recipe()
+    model, settings = with_random_weights(build_network(recipe, 257, 0)), settings_of(recipe)
+    expected = [
+        NetworkRun(model, settings).add(part, NO_STATISTICS) for part in (FRAMES, FRAMES[::-1])
+    ]
+    if road == "onnx":
+        pytest.importorskip("onnxruntime")
+        write_onnx(str(tmp_path / "m.onnx"), model, settings)
+        model, settings = load_onnx(str(tmp_path / "m.onnx"))
+    in_turn = np.stack([FRAMES, FRAMES[::-1]], axis=1).reshape(400, 257)
+    run, starts = NetworkRun(model, settings, n_looks=2), np.cumsum([0, *sizes])
+    parts = [in_turn[start : start + n] for start, n in zip(starts, sizes, strict=False)]
+    found = np.concatenate([run.add(part, NO_STATISTICS) for part in parts])
+    for look in (0, 1):  # single precision
+        np.testing.assert_allclose(found[look::2], expected[look], atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(80,), (1, 2, 3, 74), (1,) * 80])
+def test_a_frame_of_the_second_look_is_heard_where_the_one_before_it_is(sizes):
+    recipe = memory_recipe()
+    model, settings = with_random_weights(build_network(recipe, 257, 0)), settings_of(recipe)
+    frames, is_heard = FRAMES[:80].copy(), np.ones(40, bool)
+    frames[[20, 22, 41, 61, 62, 63]] = -FLOOR  # of the first look alone, the second, both
+    is_heard[[10, 11, 31]] = False
+    heard = frames.reshape(40, 2, 257)[is_heard].reshape(-1, 257)
+    expected = NetworkRun(model, settings, n_looks=2).add(heard, NO_STATISTICS)
+    of_pair = np.cumsum(is_heard) - 1
+    run, starts = NetworkRun(model, settings, n_looks=2), np.cumsum([0, *sizes])
+    parts = [frames[start : start + n] for start, n in zip(starts, sizes, strict=False)]
+    found = np.concatenate([run.add(part, NO_STATISTICS) for part in parts]).reshape(40, 2, 257)
+    for pair, masks in enumerate(found):  # silence has the last mask of all
+        last = expected[2 * of_pair[pair] :][:2]
+        wanted = last if is_heard[pair] else last[[1, 1]]
+        np.testing.assert_allclose(masks, wanted, atol=1e-5)
+
+
+def test_only_a_network_that_needs_no_future_looks_twice():
+    assert memory_recipe().n_looks == load_recipe("live").n_looks == 2
+    for recipe in (memory_recipe(1), memory_recipe(0, percentiles=(20,)), load_recipe("default")):
+        assert recipe.n_looks == 1
 
 
 def test_channels_do_not_share_their_memory():
