@@ -88,7 +88,10 @@ def joint(pair, audio=AUDIO, limit=0.0):
     return np.mean(waves, axis=0), gains[0]
 
 
-@pytest.mark.parametrize("sizes", [(30_000,), (1, 399, 7001, 22_599), (300,) * 100])
+# After 8400 samples the earlier look has 32 frames, which are ready together, and the other none.
+@pytest.mark.parametrize(
+    "sizes", [(30_000,), (1, 399, 7001, 22_599), (300,) * 100, (8400, 8192, 13_408)]
+)
 def test_a_live_model_alone_looks_twice(models, sizes):
     audio, waves = AUDIO[:30_000], []
     for n_before in (0, N_HOP // 2):  # the second look begins with the mirrored recording
