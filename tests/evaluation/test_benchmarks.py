@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import bursts
 import enhance_speed
 import frequencies
+import own_noise
 import peers
 import quality
 import throughput
@@ -250,7 +251,31 @@ def test_frequencies_finds_the_band_of_an_error(corpus, tmp_path, capsys, monkey
     assert len(lines) == 3 * 2 and lines[2].split(",")[0] == "rumble"
 
 
-@pytest.mark.parametrize("program", [quality, peers, bursts, frequencies, throughput])
+@needs_pesq
+def test_own_noise_gives_back_what_the_clean_speech_lost(corpus, tmp_path, capsys, monkeypatch):
+    def late(audio):
+        return np.concatenate([np.zeros(200), audio])
+
+    systems = {"quieter": lambda audio: late(0.25 * audio), "late": late}
+    monkeypatch.setattr(bursts, "SYSTEMS", systems)
+    own_noise.main(["--corpus", str(corpus), "--out", str(tmp_path / "o"), "--snr", "10"])
+    rows = {tuple(row[:2]): row[2:] for row in table_rows(capsys.readouterr().out)[2:]}
+    (noise,) = {noise for _, noise in rows} - {"all"}
+    sdr = {name: [float(cell.split()[-1]) for cell in rows[name, noise]] for name, _ in rows}
+    # A quarter of the mixture and three of the speech: the noise is 12 dB lower. The sums of speech
+    # and noise are a little correlated.
+    assert sdr["quieter"] == pytest.approx([10, 10, 22], abs=0.5)
+    assert sdr["late"] == pytest.approx([10, 10, 10], abs=0.5)
+    assert rows["late", noise][1] == rows["late", noise][2]
+
+    head, *lines = (tmp_path / "o/own_noise.csv").read_text().splitlines()
+    assert head == "system,speech,noise,signal,pesq_raw_mos,stoi,si_sdr" and len(lines) == 12
+    values = [float(line.split(",")[6]) for line in lines if line.startswith("late,")]
+    last = [float(cell.split()[-1]) for cell in rows["late", "all"]]
+    assert last == pytest.approx(np.reshape(values, (2, 3)).mean(axis=0), abs=0.05)  # rounding
+
+
+@pytest.mark.parametrize("program", [quality, peers, bursts, frequencies, own_noise, throughput])
 def test_flags_of_benchmarks_that_cannot_be(program, capsys):
     for flags in ([], ["--corpus", "c", "--out", "o", "--only", "nothing"]):
         with pytest.raises(SystemExit) as stopped:
