@@ -151,7 +151,7 @@ def test_each_step_names_the_one_it_needs(workspace, capsys):
     expect_refusal(
         capsys,
         inference(workspace, "--iteration", 1),
-        "md_1iters.keras is missing; run train first",
+        "md_1iters.keras is missing; check its name, or run train first",
     )
     with contextlib.suppress(FileNotFoundError):
         assert not list((workspace / "models").rglob("*"))

@@ -174,4 +174,8 @@ def check_scaler(scaler: Scaler, n_freq: int, n_statistics: int, path: str, advi
 def _say_saved(folder: str) -> str:
     """Say which iterations were saved in a folder of models."""
     saved = saved_iterations(folder)
-    return f"--iteration can be {', '.join(map(str, saved))}" if saved else "run train first"
+    return (
+        f"--iteration can be {', '.join(map(str, saved))}"
+        if saved
+        else "check its name, or run train first"
+    )
