@@ -58,7 +58,7 @@ def enhance(live: bool = False, list_devices: bool = False, **flags) -> int | No
     if list_devices:
         return live_sound.list_devices()
     only_live = [name for name in ("rate", "devices") if name in given]
-    only_files = [name for name in ("output_dir", "overwrite") if name in given]
+    only_files = [name for name in ("output_dir", "overwrite", "precision") if name in given]
     misplaced = only_files if live else only_live
     if misplaced:
         raise InputError(f"--{misplaced[0]} goes {'without' if live else 'with'} --live")
@@ -130,6 +130,11 @@ def add_enhance_flags(cleaning: argparse.ArgumentParser) -> None:
         type=positive_float,
         metavar="DB",
         help="attenuate nothing by more than so many dB; default: no limit",
+    )
+    add(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        help="of the networks; bfloat16 is faster on processors that have it; default: float32",
     )
     add(
         "--live",

@@ -19,7 +19,7 @@ from common import ROOT, print_head, print_row
 
 from config import sample_rate, stft_settings
 from speech_enhancement.data.audio_files import list_audio, read_audio
-from speech_enhancement.enhancement.enhance import SHIPPED_MODEL, SHIPPED_TOGETHER
+from speech_enhancement.enhancement.enhance import SHIPPED_MODEL, SHIPPED_TOGETHER, models_of
 from speech_enhancement.enhancement.recordings import enhance_file
 from speech_enhancement.network.architectures import build_network
 from speech_enhancement.network.network import Settings, load_model
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         print_head(f"system, {n_cores()} cores", "real-time factor", "ratio to log-MMSE")
         print_row("log-MMSE, one core", f"{baseline:.4f}", "1")
         for name, models in (
-            ("the two models for files", [load_model(path) for path in SHIPPED_TOGETHER]),
+            ("the two models for files", models_of(SHIPPED_TOGETHER, "float32")),
+            ("the two with `--precision bfloat16`", models_of(SHIPPED_TOGETHER, "bfloat16")),
             ("the first of them", [load_model(SHIPPED_MODEL)]),
             ("2048-unit network", [original_model()]),
         ):

@@ -1,6 +1,7 @@
 """What `main_dnn.py enhance` does with files, with a pipe, and live."""
 
 import os
+import sys
 from collections.abc import Sequence
 
 from speech_enhancement.errors import InputError
@@ -18,6 +19,7 @@ def enhance(
     model: str | Sequence[str] = SHIPPED_TOGETHER,
     overwrite: bool = False,
     attenuation_limit: float | None = None,
+    precision: str = "float32",
 ) -> int:
     """Clean recordings of any length, format, sample rate and number of channels.
 
@@ -34,6 +36,7 @@ def enhance(
       overwrite: whether outputs that exist are written anew.
       attenuation_limit: no part of the spectrum is attenuated by more than this, in dB; None sets
         no limit.
+      precision: of the networks, "float32" or "bfloat16"; see models_of.
     Returns:
       0, or 1 if some of several files could not be done; they are named.
     Raises:
@@ -41,19 +44,51 @@ def enhance(
     """
     from speech_enhancement.enhancement.pipe import enhance_stream
     from speech_enhancement.enhancement.recordings import enhance_files
-    from speech_enhancement.network.onnx_network import load_any
 
     is_stream = inputs == ["-"]
     if not inputs or is_stream != (output_dir is None) or (not is_stream and "-" in inputs):
         raise InputError(
             "expected files and an --output_dir, or - alone for standard input to standard output"
         )
-    models = [load_any(path) for path in ([model] if isinstance(model, str) else model)]
+    models = models_of([model] if isinstance(model, str) else model, precision)
     limit = smallest_gain(attenuation_limit)
     if is_stream:
         enhance_stream(models, limit)
         return 0
     return enhance_files(models, inputs, output_dir, overwrite, limit)
+
+
+def models_of(paths: Sequence[str], precision: str) -> list[tuple]:
+    """Load models, with networks that compute in a given precision.
+
+    Where this machine is not faster in bfloat16, the networks compute in float32, and standard
+    error says so.
+
+    Args:
+      paths: of models that train saved or, in float32, export wrote for ONNX.
+      precision: "float32" or "bfloat16".
+    Returns:
+      What NetworkRun takes, and Settings, for each.
+    Raises:
+      InputError: as of load_any, or an ONNX file is to be run in bfloat16.
+    """
+    from speech_enhancement.network.architectures import in_precision
+    from speech_enhancement.network.keras_backend import has_bfloat16
+    from speech_enhancement.network.onnx_network import load_any
+
+    for path in paths:
+        if precision != "float32" and path.endswith(".onnx"):
+            raise InputError(f"{path}: expected a .keras file for --precision {precision}")
+    models = [load_any(path) for path in paths]
+    if precision == "float32":
+        return models
+    if not has_bfloat16():
+        print("this processor has no bfloat16: cleaning in float32", file=sys.stderr)
+        return models
+    return [
+        (in_precision(network, settings.recipe, precision), settings)
+        for network, settings in models
+    ]
 
 
 def enhance_live(

@@ -30,6 +30,18 @@ def build_network(recipe: Recipe, n_freq: int, seed: int, precision: str = "floa
     return import_keras().Model(inputs, output)
 
 
+def in_precision(network, recipe: Recipe, precision: str):
+    """Return a network with the same weights that computes in another precision.
+
+    Args:
+      network, recipe: as build_network takes and returns them.
+      precision: as of build_network.
+    """
+    other = build_network(recipe, network.inputs[0].shape[-1], 0, precision)
+    other.set_weights(network.get_weights())
+    return other
+
+
 def window_network(make: "Layers", recipe: Recipe, n_freq: int) -> tuple[list, object]:
     """Lay out a network that sees a window of n_concat frames, and the statistics of its centre.
 

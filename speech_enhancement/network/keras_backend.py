@@ -122,7 +122,7 @@ def _keras_json() -> dict:
 
 
 def has_bfloat16() -> bool:
-    """Return whether training on this machine is faster in bfloat16 than in float32.
+    """Return whether networks on this machine are faster in bfloat16 than in float32.
 
     A graphics card of the last years is, and so is TensorFlow on processors that say so: Intel's
     and AMD's with AVX-512 BF16 or AMX, Arm's with BF16. Where the system does not tell (macOS,
