@@ -23,7 +23,7 @@ from speech_enhancement.features import N_HOP
 BLOCKS_PER_SECOND = 100  # are read from a WAV
 READ_BYTES = 2**14  # of raw samples, at most
 FULL_SCALE = 2**15
-HOPS_AT_FIRST = 1  # 16 ms: so much may a block be late without a gap
+HOPS_AT_FIRST = 2  # 32 ms: so much may a block be late without a gap
 HOPS_WAITING = 4  # 64 ms: no more than that waits after a gap
 
 
@@ -129,7 +129,7 @@ def rate_of_devices(sound, pair: tuple) -> int:
 class Waiting:
     """Cleaned samples on their way to the loudspeaker, at most HOPS_WAITING hops of them.
 
-    HOPS_AT_FIRST hops of silence come first, so that a block may be late. Should one be later, the
+    HOPS_AT_FIRST hops of silence come first, so that blocks may be late. Should one be later, the
     loudspeaker plays silence; the oldest samples are dropped then, so that what follows is not late
     too.
 

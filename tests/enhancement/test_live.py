@@ -326,10 +326,10 @@ def test_the_loudspeaker_plays_what_the_microphone_hears_cleaned(
     expected = LiveEnhancer(loaded)
     expected.process(np.zeros(512))  # that the first hop is not slow
     played = np.concatenate(sound.played)[:, 0]
-    # 16 ms later than it could be: a block may be so late.
-    assert not np.any(played[:256])
-    whole = expected.process(audio[: len(played) - 256])
-    np.testing.assert_allclose(played[256:], whole, atol=1e-6)
+    # 32 ms later than it could be: a block may be so late.
+    assert not np.any(played[:512])
+    whole = expected.process(audio[: len(played) - 512])
+    np.testing.assert_allclose(played[512:], whole, atol=1e-6)
     assert "ended; 0 blocks were late" in capsys.readouterr().out
     assert run("main_dnn", "enhance", "--list_devices") == 0
     assert "0 a microphone" in capsys.readouterr().out
@@ -345,17 +345,17 @@ def test_devices_without_16_khz_are_opened_at_their_own_rate(model_path, monkeyp
 def test_what_is_late_does_not_stay_late(model_path, loaded, monkeypatch, capsys):
     audio = noise(16_000)
     sound = FakeSound(audio, 16000)
-    sound.late = {10, 20, 21, 30, 31, 32, 33, 34, 35}
+    sound.late = {10, 11, 20, 21, 22, 30, 31, 32, 33, 34, 35}
     monkeypatch.setitem(sys.modules, "sounddevice", sound)
     assert run("main_dnn", "enhance", "--live", "--model", model_path) == 0
-    # One may be late from the start; what waits since the second gap fills half of the third.
-    assert "ended; 5 blocks were late" in capsys.readouterr().out
+    # Two may be late from the start; what waits since the second gap fills half of the third.
+    assert "ended; 4 blocks were late" in capsys.readouterr().out
     expected = LiveEnhancer(loaded)
     expected.process(np.zeros(512))
     whole = expected.process(audio)
     silent = [number for number, block in enumerate(sound.played) if not np.any(block)]
-    assert silent == [0, 21, 32, 33, 34, 35]  # at first the hop, in which a block may be late
-    np.testing.assert_allclose(sound.played[10][:, 0], whole[9 * 256 : 10 * 256], atol=1e-6)
+    assert silent == [0, 1, 22, 33, 34, 35]  # at first the hops by which a block may be late
+    np.testing.assert_allclose(sound.played[11][:, 0], whole[9 * 256 : 10 * 256], atol=1e-6)
     # The newest four hops wait, three of them behind the one that is played.
     np.testing.assert_allclose(sound.played[36][:, 0], whole[33 * 256 : 34 * 256], atol=1e-6)
     np.testing.assert_allclose(sound.played[50][:, 0], whole[47 * 256 : 48 * 256], atol=1e-6)
