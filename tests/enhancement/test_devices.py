@@ -58,6 +58,6 @@ def test_the_limit_of_attenuation_holds_for_the_microphone(tmp_path, monkeypatch
     flags = ("--model", make_memory_model(tmp_path / "m.keras"), "--attenuation_limit", 0.001)
     assert run("main_dnn", "enhance", "--live", *flags) == 0
     played = np.concatenate(sound.played)[:, 0]
-    behind = 512 + 256  # a window, and the hop of silence that comes first
+    behind = 512 + 512  # a window, and the two hops of silence that come first
     # 0.001 dB of samples up to 0.5, and single precision.
     np.testing.assert_allclose(played[behind:], audio[: len(played) - behind], rtol=0, atol=1e-4)
