@@ -286,18 +286,21 @@ def test_flags_of_benchmarks_that_cannot_be(program, capsys):
 # --- enhance_speed.py and throughput.py -------------------------------------------------------
 
 
-def test_enhance_speed_prints_four_systems(logmmse, monkeypatch, capsys):
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_enhance_speed_prints_each_system(bfloat16, logmmse, monkeypatch, capsys):
+    monkeypatch.setattr(enhance_speed.keras_backend, "has_bfloat16", lambda: bfloat16)
     monkeypatch.setattr(enhance_speed, "DURATION_S", 2)
     enhance_speed.main([])
-    rows = table_rows(capsys.readouterr().out)[-5:]
-    names = [row[0] for row in rows if "---" not in row[0]]
-    assert names == [
+    head, _, *rows = table_rows(capsys.readouterr().out)
+    assert len(head) == 3
+    assert [row[0] for row in rows] == [
         "log-MMSE, one core",
         "`enhance`, the two models for files",
+        *["`enhance`, the two with `--precision bfloat16`"] * bfloat16,
         "`enhance`, the first of them",
         "`enhance`, 2048-unit network",
     ]
-    assert all(float(row[1]) > 0 for row in rows if "---" not in row[0])
+    assert all(float(row[1]) > 0 for row in rows)
 
 
 def test_throughput_prints_a_table_for_each_part(corpus, one_core, tmp_path, monkeypatch, capsys):
