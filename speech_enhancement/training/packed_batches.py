@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STRETCH_ROWS = 32  # neighbouring rows that are read together
 POOL_ROWS = 4096  # at most so many rows are shuffled together, but at least a batch
-EVALUATION_BATCHES = 100  # at most so many batches are evaluated
+EVALUATION_BATCHES = 100  # as many rows as so many batches hold are evaluated
 Stretch = tuple[int, slice]  # which file, and which of its rows
 Batch = tuple[list[np.ndarray], np.ndarray]  # the inputs of network.build_network, and the targets
 
@@ -169,10 +169,15 @@ class PackedData:
         return room[:end]
 
     def sample(self, max_batches: int = EVALUATION_BATCHES) -> Iterator[Batch]:
-        """Yield the same at most `max_batches` batches at each call, evenly spread over the set."""
+        """Yield the same batches at each call, evenly spread over the set.
+
+        They have about as many rows as `max_batches` whole batches, or all there are. A batch ends
+        where its range of rows ends, so that of a set of single mixtures there are more.
+        """
         stretches = self._stretches(self._batch_size)
-        if len(stretches) > max_batches:
-            stretches = stretches[np.linspace(0, len(stretches) - 1, max_batches).astype(int)]
+        n_sampled = len(stretches) * max_batches * self._batch_size // self.n_segs
+        if len(stretches) > n_sampled:
+            stretches = stretches[np.linspace(0, len(stretches) - 1, n_sampled).astype(int)]
         for index, start, stop in stretches.tolist():
             yield self._batch(*(self._datasets[name][index][start:stop] for name in ("x", "y")))
 

@@ -127,6 +127,14 @@ def test_evaluation_samples_the_whole_data_set(tmp_path):
         assert sum(len(row_numbers(batch)) for batch in packed_data(hdf5, 300).sample(100)) == 5000
 
 
+def test_evaluation_samples_as_many_rows_of_single_mixtures(tmp_path):
+    every_other = [(start, start + 25) for start in range(0, 5000, 50)]
+    with packed_file(tmp_path / "data.h5", 5000) as hdf5:
+        batches = list(packed_data(hdf5, 100, every_other).sample(10))
+    assert [len(row_numbers(batch)) for batch in batches] == [25] * 40  # as 10 batches of 100
+    assert row_numbers(batches[0])[0] == 0 and row_numbers(batches[-1])[0] == 4950
+
+
 def test_held_out_speech_is_read_for_validation_alone(prepared):
     options = TrainingOptions(
         workspace=str(prepared), te_snr=0.0, batch_size=50, valid_fraction=0.5
