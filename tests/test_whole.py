@@ -160,8 +160,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path, prepared):
             [
                 peak_memory_mb("prepare_data", "pack_features", *data),
                 peak_memory_mb("prepare_data", "compute_scaler", *data),
-                peak_memory_mb(
-                    "main_dnn", "train", *snrs, "--n_iterations", 60, "--eval_every", 60
+                peak_memory_mb(  # three pools of eight batches
+                    "main_dnn", "train", *snrs, "--n_iterations", 24, "--eval_every", 24
                 ),
             ]
         )

@@ -1,15 +1,14 @@
 """One level on every road: packed, on the fly, whole recordings, files, pipes; for every recipe."""
 
 import dataclasses
-import io
 import json
-import subprocess
+import signal
 import sys
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import MINI, ROOT, calculate, create, pack, run, write_csv
+from conftest import MINI, calculate, create, pack, run, write_csv
 from test_recipes import SHIPPED, small
 
 from speech_enhancement.data.audio_files import AudioCache, read_audio
@@ -202,18 +201,32 @@ def test_a_recording_40_dB_quieter_gives_the_same_40_dB_quieter(model, tmp_path,
     assert root_mean_square(loud) > 0
 
 
-def test_a_pipe_of_a_model_that_needs_the_peak_says_what_it_cannot_know(model, tmp_path):
+def piped(model, audio, folder, monkeypatch):
+    """Return what `enhance -` makes of a float WAV in this process."""
+    soundfile.write(folder / "in.wav", audio, 16000, subtype="FLOAT")
+    with (
+        open(folder / "in.wav") as source,
+        open(folder / "out.wav", "w") as target,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(sys, "stdin", source)
+        patched.setattr(sys, "stdout", target)
+        patched.setattr(signal, "signal", lambda *_: None)  # Ctrl-C still ends the tests
+        assert run("main_dnn", "enhance", "-", "--model", model) == 0
+    return np.frombuffer((folder / "out.wav").read_bytes()[44:], "<f4")
+
+
+def test_a_pipe_of_a_model_that_needs_the_peak_says_what_it_cannot_know(
+    model, tmp_path, monkeypatch, capsys
+):
     rng = np.random.default_rng(1)
     audio = rng.standard_normal(16000 * 8) * np.repeat([0.02, 0.05], 16000 * 4)
+    follows_level = load_model(model)[1].recipe.input.follows_level
     outputs = []
     for gain in (1, 0.01):
-        source = io.BytesIO()
-        soundfile.write(source, gain * audio, 16000, format="WAV", subtype="FLOAT")
-        command = [sys.executable, str(ROOT / "main_dnn.py"), "enhance", "-", "--model", model]
-        done = subprocess.run(command, input=source.getvalue(), capture_output=True, check=True)
-        outputs.append(np.frombuffer(done.stdout[44:], "<f4"))
-        follows_level = load_model(model)[1].recipe.input.follows_level
-        assert (b"scales a recording by its peak" in done.stderr) != follows_level
+        outputs.append(piped(model, gain * audio, tmp_path, monkeypatch))
+        says_so = "scales a recording by its peak" in capsys.readouterr().err
+        assert says_so != follows_level
     assert len(outputs[0]) == len(audio)
     assert root_mean_square(100 * outputs[1] - outputs[0]) < 0.012 * root_mean_square(outputs[0])
 
