@@ -25,6 +25,7 @@ READ_BYTES = 2**14  # of raw samples, at most
 FULL_SCALE = 2**15
 HOPS_AT_FIRST = 2  # 32 ms: so much may a block be late without a gap
 HOPS_WAITING = 4  # 64 ms: no more than that waits after a gap
+GONE = "the microphone, the loudspeaker or the sound server is gone; connect it and run this again"
 
 
 # --- Pipes ----------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def enhance_microphone(
       devices: number or name of the microphone and of the loudspeaker; None for the system's.
       smallest_gain: no part of the spectrum is attenuated by more than this factor.
     Raises:
-      InputError: there is no such device, or it cannot be used.
+      InputError: there is no such device, it cannot be used, or it is gone.
     """
     sound = import_sounddevice()
     pair = tuple(int(name) if name.isdecimal() else name for name in devices or ()) or (None, None)
@@ -179,7 +180,7 @@ def enhance_microphone(
     live = LiveEnhancer((model, settings), rate, 1, smallest_gain)
     n_hop = N_HOP * rate // sample_rate
     live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time
-    waiting = Waiting(n_hop)
+    waiting, gone = Waiting(n_hop), threading.Event()
 
     def hear(heard, *_) -> None:
         waiting.put(live.process(heard))
@@ -187,7 +188,7 @@ def enhance_microphone(
     def play(played, n_samples, *_) -> None:
         played[:] = waiting.take(n_samples)
 
-    options = {"channels": 1, "dtype": "float32", "latency": "low"}
+    options = {"channels": 1, "dtype": "float32", "latency": "low", "finished_callback": gone.set}
     try:
         with (
             foreseen_device_errors(sound),
@@ -196,9 +197,11 @@ def enhance_microphone(
         ):
             own = 1000 * live.delay / rate
             print(f"cleaning the microphone at {rate} Hz, {own:.0f} ms behind; Ctrl-C ends it")
-            threading.Event().wait()
+            gone.wait()
     except KeyboardInterrupt:
         print(f"ended; {waiting.n_late} blocks were late")
+        return
+    raise InputError(GONE)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
-"""Microphone and loudspeaker: at which rate they are opened, and the limit of attenuation."""
+"""Microphone and loudspeaker: their rate, the limit of attenuation, and that they can go away."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -61,3 +62,32 @@ def test_the_limit_of_attenuation_holds_for_the_microphone(tmp_path, monkeypatch
     behind = 512 + 512  # a window, and the two hops of silence that come first
     # 0.001 dB of samples up to 0.5, and single precision.
     np.testing.assert_allclose(played[behind:], audio[: len(played) - behind], rtol=0, atol=1e-4)
+
+
+class LeavingSound(FakeSound):
+    """The package sounddevice; one of the devices goes away in place of Ctrl-C."""
+
+    def __init__(self, leaving):
+        super().__init__(noise(8000), 16000)
+        self._leaving, self._ends = leaving, {}
+
+    def InputStream(self, *args, finished_callback, **options):
+        self._ends["microphone"] = finished_callback
+        return super().InputStream(*args, **options)
+
+    def OutputStream(self, *args, finished_callback, **options):
+        self._ends["loudspeaker"] = finished_callback
+        with contextlib.suppress(KeyboardInterrupt):
+            super().OutputStream(*args, **options)
+        self._ends[self._leaving]()
+        return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("leaving", ["microphone", "loudspeaker"])
+def test_a_device_that_goes_away_is_one_line(leaving, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sounddevice", LeavingSound(leaving))
+    model = make_memory_model(tmp_path / "m.keras")
+    assert run("main_dnn", "enhance", "--live", "--model", model) == 2
+    error = capsys.readouterr().err
+    assert " enhance: the microphone, the loudspeaker or the sound server is gone" in error
+    assert error.count("\n") == 1
