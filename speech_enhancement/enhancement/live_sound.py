@@ -171,7 +171,8 @@ def enhance_microphone(
       devices: number or name of the microphone and of the loudspeaker; None for the system's.
       smallest_gain: no part of the spectrum is attenuated by more than this factor.
     Raises:
-      InputError: there is no such device, it cannot be used, or it is gone.
+      InputError: there is no such device, it cannot be used, or it is gone; or the model outputs
+        NaN or infinity.
     """
     sound = import_sounddevice()
     pair = tuple(int(name) if name.isdecimal() else name for name in devices or ()) or (None, None)
@@ -180,28 +181,47 @@ def enhance_microphone(
     live = LiveEnhancer((model, settings), rate, 1, smallest_gain)
     n_hop = N_HOP * rate // sample_rate
     live.process(np.zeros(2 * n_hop, np.float32))  # what is slow the first time
-    waiting, gone = Waiting(n_hop), threading.Event()
+    waiting, gone, failures = Waiting(n_hop), threading.Event(), []
 
     def hear(heard, *_) -> None:
-        waiting.put(live.process(heard))
+        try:
+            waiting.put(live.process(heard))
+        except Exception as error:  # is raised again below: this thread is PortAudio's
+            failures.append(error)
+            raise sound.CallbackAbort from error
 
     def play(played, n_samples, *_) -> None:
         played[:] = waiting.take(n_samples)
 
-    options = {"channels": 1, "dtype": "float32", "latency": "low", "finished_callback": gone.set}
     try:
-        with (
-            foreseen_device_errors(sound),
-            sound.InputStream(rate, n_hop, pair[0], callback=hear, **options),
-            sound.OutputStream(rate, n_hop, pair[1], callback=play, **options),
-        ):
+        with open_devices(sound, pair, (rate, n_hop), (hear, play), gone.set):
             own = 1000 * live.delay / rate
             print(f"cleaning the microphone at {rate} Hz, {own:.0f} ms behind; Ctrl-C ends it")
             gone.wait()
     except KeyboardInterrupt:
         print(f"ended; {waiting.n_late} blocks were late")
         return
-    raise InputError(GONE)
+    raise failures[0] if failures else InputError(GONE)
+
+
+@contextlib.contextmanager
+def open_devices(sound, pair: tuple, rate_and_block: tuple, callbacks: tuple, ended) -> Iterator:
+    """Let a microphone and a loudspeaker run.
+
+    Args:
+      sound: the package sounddevice.
+      pair: number or name of each, None for the system's.
+      rate_and_block: sample rate in Hz, and samples of a block.
+      callbacks: what each calls with a block.
+      ended: what each calls when it stops, of itself or not.
+    """
+    options = {"channels": 1, "dtype": "float32", "latency": "low", "finished_callback": ended}
+    with (
+        foreseen_device_errors(sound),
+        sound.InputStream(*rate_and_block, pair[0], callback=callbacks[0], **options),
+        sound.OutputStream(*rate_and_block, pair[1], callback=callbacks[1], **options),
+    ):
+        yield
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from conftest import run
 from small_models import make_memory_model, noise
 from test_live import FakeSound
 
+from speech_enhancement.enhancement.live import LiveEnhancer
 from speech_enhancement.enhancement.live_sound import rate_of_devices
+from speech_enhancement.errors import InputError
 
 
 class AskedSound(FakeSound):
@@ -91,3 +93,37 @@ def test_a_device_that_goes_away_is_one_line(leaving, tmp_path, monkeypatch, cap
     error = capsys.readouterr().err
     assert " enhance: the microphone, the loudspeaker or the sound server is gone" in error
     assert error.count("\n") == 1
+
+
+class AbortingSound(FakeSound):
+    """The package sounddevice: a callback that raises CallbackAbort ends its device."""
+
+    class CallbackAbort(Exception):
+        pass
+
+    def OutputStream(self, *args, finished_callback, **options):
+        try:
+            return super().OutputStream(*args, **options)
+        except self.CallbackAbort:
+            finished_callback()
+            return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("error", [InputError("m.keras outputs NaN"), ZeroDivisionError("a bug")])
+def test_what_fails_while_it_hears_is_said_and_no_device_blamed(
+    error, tmp_path, monkeypatch, capsys
+):
+    def fail(live, samples):
+        if samples.any():  # the silence before the devices run is cleaned
+            raise error
+        return samples
+
+    monkeypatch.setattr(LiveEnhancer, "process", fail)
+    monkeypatch.setitem(sys.modules, "sounddevice", AbortingSound(noise(8000), 16000))
+    flags = ("enhance", "--live", "--model", make_memory_model(tmp_path / "m.keras"))
+    if isinstance(error, InputError):
+        assert run("main_dnn", *flags) == 2
+        assert capsys.readouterr().err.endswith("enhance: m.keras outputs NaN\n")
+    else:
+        with pytest.raises(ZeroDivisionError):
+            run("main_dnn", *flags)
